@@ -1,0 +1,1 @@
+"""What several tests share: file systems that fail, power cuts, storms, servers."""
