@@ -140,8 +140,8 @@ def issue(
 def revoke(name: str, pki: Path, *, fs: FileSystem = OS) -> list[str]:
     """Deny every certificate that ``name`` got; returns the fingerprints that are new in ``<pki>/deny``.
 
-    RefusedError when there is none, StorageError. One line each: ``fingerprint  # name date``. A fingerprint stands there once. The
-    deny file works where it lies: copy it to the managers (``[tls] deny``).
+    RefusedError when there is none, StorageError. One line each: ``fingerprint  # name date``.
+    A fingerprint stands there once. Copy the file to the managers (``[tls] deny``).
     """
     check_name("certificate", name)
     kept = pki / "issued" / name
