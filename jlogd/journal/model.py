@@ -5,9 +5,10 @@ A **run** says where consecutive records of a frame came from. A **gap** stands 
 for records that are not there, and says why. Pure values: no I/O here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, IntFlag
-from typing import Literal, NewType
+from typing import Any, Literal, NewType
 
 Offset = NewType("Offset", int)
 
@@ -92,7 +93,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record as a reader gets it."""
+    """One record as a reader gets it; unpacks as ``offset, time_ns, record``."""
 
     offset: Offset
     time_ns: int  # when it was read from its source, wall clock
@@ -101,6 +102,29 @@ class Entry:
     generation: int = 0
     flags: RunFlags = RunFlags.NONE
     gap: Gap | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Unpack as ``offset, time_ns, record``."""
+        return iter((self.offset, self.time_ns, self.record))
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where a journal begins when it does not begin at 0: a replica, or the branch of a fork."""
+
+    first: Offset
+    chain: bytes
+    terms: list["Term"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """The committed end of a journal and the history that leads to it, taken at one moment."""
+
+    first: Offset
+    end: Offset
+    chain: bytes
+    terms: list["Term"]
 
 
 @dataclass(frozen=True, slots=True)

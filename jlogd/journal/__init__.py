@@ -1,0 +1,47 @@
+"""A durable journal as a library: segments of checksummed frames with named subscribers.
+
+``Journal`` is the one writer, ``Reader`` any reader; ``model`` has the words. The bytes are
+described in ``docs/journal-format.md``.
+"""
+
+from jlogd.journal.checkpoint import Subscriber
+from jlogd.journal.journal import Journal
+from jlogd.journal.model import (
+    Base,
+    Damage,
+    Entry,
+    Gap,
+    GapKind,
+    JournalOptions,
+    Offset,
+    Run,
+    RunFlags,
+    SourceKey,
+    SourceState,
+    Term,
+    Tip,
+)
+from jlogd.journal.reader import Reader
+from jlogd.journal.recovery import Recovery
+from jlogd.journal.segment import FrameView
+
+__all__ = [
+    "Base",
+    "Damage",
+    "Entry",
+    "FrameView",
+    "Gap",
+    "GapKind",
+    "Journal",
+    "JournalOptions",
+    "Offset",
+    "Reader",
+    "Recovery",
+    "Run",
+    "RunFlags",
+    "SourceKey",
+    "SourceState",
+    "Subscriber",
+    "Term",
+    "Tip",
+]
