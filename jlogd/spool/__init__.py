@@ -1,0 +1,1 @@
+"""A node's spool directory: who owns it."""
