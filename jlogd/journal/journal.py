@@ -36,17 +36,14 @@ from jlogd.journal.frame import (
     check_frame,
     content_hash,
     decode_header,
-    decode_metadata,
     encode_frame,
-    encode_gap,
     encode_lengths,
-    encode_run,
     next_chain,
-    pack_metadata,
     store_body,
 )
 from jlogd.journal.live import LiveSegment, create_segment
 from jlogd.journal.mark import CommittedMark, WriterLock, read_committed
+from jlogd.journal.metadata import decode_metadata, encode_gap, encode_run, pack_metadata
 from jlogd.journal.model import (
     FRAME_RAW_MAX,
     Base,
@@ -259,9 +256,7 @@ class Journal:
         now_ns = self._clock.wall_ns()
         term = self._term()
         for metadata in pack_metadata(encode_run(run) for run in runs):
-            fields = FrameFields(
-                Kind.NOTE, self._append_end, 0, *term, self._salt, self._append_chain, now_ns, now_ns
-            )
+            fields = FrameFields(Kind.NOTE, self._append_end, 0, *term, self._salt, self._append_chain, now_ns, now_ns)
             buffers = encode_frame(fields, metadata)
             kept = decode_metadata(metadata).runs
             self._take(_Pending(buffers, self._append_end, 0, self._append_chain, term, kept, now_ns))
@@ -280,9 +275,7 @@ class Journal:
             raise ConflictError(f"frame begins at {header.first_offset}, the replica ends at {self._append_end}")
         term = (header.term, header.nonce)
         self._take(
-            _Pending(
-                [view], header.first_offset, header.offset_count, header.chain, term, runs, header.read_max_ns
-            )
+            _Pending([view], header.first_offset, header.offset_count, header.chain, term, runs, header.read_max_ns)
         )
 
     # ------------------------------------------------------------------ commit

@@ -15,6 +15,7 @@ Offset = NewType("Offset", int)
 FRAME_RAW_MAX = 4 << 20  # part of the format: a reader may allocate this much and no more
 FRAME_STORED_MAX = 3 << 20
 FRAME_METADATA_MAX = 64 << 10
+UNKNOWN = (1 << 64) - 1  # how the format writes an unknown u64
 
 
 class RunFlags(IntFlag):

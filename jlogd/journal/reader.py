@@ -13,17 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from jlogd.journal.frame import (
-    FrameFields,
-    Kind,
-    check_frame,
-    decode_header,
-    decode_metadata,
-    encode_frame,
-    encode_gap,
-    gap_chain,
-)
+from jlogd.journal.frame import FrameFields, Kind, check_frame, decode_header, encode_frame, gap_chain
 from jlogd.journal.mark import is_locked, read_committed, read_index
+from jlogd.journal.metadata import decode_metadata, encode_gap
 from jlogd.journal.model import Damage, Entry, Gap, GapKind, Offset, Term, Tip
 from jlogd.journal.recovery import History
 from jlogd.journal.segment import (

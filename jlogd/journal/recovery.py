@@ -7,9 +7,10 @@ holder of the writer's lock may call this: it cuts a torn tail.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jlogd.journal.frame import CHAIN_ORIGIN, UNKNOWN, Kind, SegmentInfo
+from jlogd.journal.frame import CHAIN_ORIGIN, Kind
 from jlogd.journal.mark import INDEX_DISTANCE, Committed, IndexEntry, write_index
-from jlogd.journal.model import Damage, Offset, Run, RunFlags, SourceKey, SourceState, Term, Tip
+from jlogd.journal.metadata import SegmentInfo
+from jlogd.journal.model import UNKNOWN, Damage, Offset, Run, RunFlags, SourceKey, SourceState, Term, Tip
 from jlogd.journal.segment import (
     FrameView,
     SegmentHeader,
@@ -149,7 +150,9 @@ def _rebuilt_header(
     if journal_id is None:
         raise DamageError(f"{last.path}: the segment's header is damaged and nothing else names the journal")
     recovery.damage.append(
-        Damage(str(last.path), 0, last.first, last.first, "segment header damaged; positions of idle sources may be old")
+        Damage(
+            str(last.path), 0, last.first, last.first, "segment header damaged; positions of idle sources may be old"
+        )
     )
     info = SegmentInfo(journal_id, 1, 1, last.epoch, 0, UNKNOWN, 0, 0)
     runs = [

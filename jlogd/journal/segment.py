@@ -22,14 +22,12 @@ from jlogd.journal.frame import (
     MAGIC,
     FrameHeader,
     Kind,
-    Metadata,
-    SegmentInfo,
     check_frame,
     decode_header,
-    decode_metadata,
     load_body,
     split_records,
 )
+from jlogd.journal.metadata import Metadata, SegmentInfo, decode_metadata
 from jlogd.journal.model import Entry, Gap, Offset, Run, Term
 from jlogd.runtime.errors import DamageError, FormatError
 from jlogd.runtime.fs import File, FileSystem
