@@ -18,6 +18,7 @@ and the subscribers may be used from any thread.
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
@@ -287,11 +288,11 @@ class Journal:
         StorageError: nothing that was appended is lost; call again when the disk takes it.
         """
         self._flush_loose()
-        if not self._pending:
+        if not self._pending and not self._interval_due():
             return self.end
-        if self._broken is None:
+        if self._broken is None and self._live is not None:
             try:
-                self._sync_live(sync=sync)
+                self._sync_live(self._live, sync=sync)
             except OSError as error:
                 self._break(error)
         if self._broken is not None:
@@ -308,15 +309,24 @@ class Journal:
             self._break(OSError(0, "pending frames were dropped"))
         self._broken = None
 
-    def _sync_live(self, *, sync: bool) -> None:
-        assert self._live is not None
-        mode, now_s = self.options.sync, self._clock.monotonic_s()
-        due = mode == "batch" or (mode == "interval" and now_s - self._synced_s >= self.options.sync_interval_s)
-        if due and sync:
-            self._live.sync()
-            self._synced_s = now_s
+    def _interval_due(self) -> bool:
+        """Whether ``sync = "interval"`` asks for a sync of what is visible already."""
+        live = self._live
+        return live is not None and live.owed and self._sync_due()
+
+    def _sync_due(self) -> bool:
+        mode, age_s = self.options.sync, self._clock.monotonic_s() - self._synced_s
+        return mode == "batch" or (mode == "interval" and age_s >= self.options.sync_interval_s)
+
+    def _sync_live(self, live: LiveSegment, *, sync: bool) -> None:
+        if not sync:
+            live.assume_synced()
+        elif self._sync_due():
+            live.sync()
+            self._synced_s = self._clock.monotonic_s()
         else:
-            self._live.assume_synced()
+            live.assume_synced()
+            live.owed = self.options.sync == "interval"
 
     def _break(self, error: OSError) -> None:
         """Give the live segment up: what it holds beyond the last commit is in doubt."""
@@ -497,15 +507,16 @@ class Journal:
         needed = min(checkpoints)
         names = list_segments(self._fs, self.path)
         visible = visible_segments(names)
-        kept = [name for name, following in zip(visible, visible[1:], strict=False) if following.first > needed]
+        kept = [name for name, following in itertools.pairwise(visible) if following.first > needed]
         kept += visible[-1:]
         self._first = kept[0].first if kept else self._first
         with self._published:
             self._tip = Tip(Offset(self._first), self._tip.end, self._tip.chain, self._tip.terms)
         for name in names:
             if name not in kept and name.first < self._first:
-                self._fs.unlink(name.path, missing_ok=True)
-                self._fs.unlink(name.index_path, missing_ok=True)
+                with contextlib.suppress(OSError):  # the next call tries again
+                    self._fs.unlink(name.path, missing_ok=True)
+                    self._fs.unlink(name.index_path, missing_ok=True)
 
     # ------------------------------------------------------------------ end
 

@@ -36,6 +36,7 @@ class LiveSegment:
         self.index: list[IndexEntry] = []
         self.length = length  # bytes written
         self.synced = length  # bytes known to be on the disk
+        self.owed = False  # visible bytes wait for a sync (``sync = "interval"``)
         self.created_s = now_s
         self._fs = fs
         self._file = file
@@ -63,6 +64,7 @@ class LiveSegment:
         """Everything appended is on the disk on return. OSError: the segment must be given up."""
         self._file.datasync()
         self.synced = self.length
+        self.owed = False
 
     def assume_synced(self) -> None:
         """Everything appended was synced by other means (syncfs), or the settings do not ask for it."""
