@@ -1,0 +1,154 @@
+"""jlogd.toml and managerd.toml: examples load, rules between sections hold."""
+
+from pathlib import Path
+
+import pytest
+
+import jlogd.settings
+import managerd.settings
+from jlogd.runtime.addresses import Address
+from jlogd.runtime.errors import SettingsError
+
+CONF = Path(__file__).parents[2] / "conf"
+TLS = '[tls]\nca = "ca"\ncert = "c"\nkey = "k"\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in ("ca", "c", "k", "deny"):
+        (tmp_path / name).write_text("pem")
+    return tmp_path
+
+
+def agent(home: Path, text: str) -> jlogd.settings.AgentSettings:
+    (home / "jlogd.toml").write_text(text)
+    return jlogd.settings.load(home / "jlogd.toml")
+
+
+def manager(home: Path, text: str) -> managerd.settings.ManagerSettings:
+    (home / "managerd.toml").write_text(text)
+    return managerd.settings.load(home / "managerd.toml")
+
+
+def faults(error: pytest.ExceptionInfo[SettingsError]) -> list[str]:
+    return [fault.split(": ", 1)[1] for fault in error.value.faults]
+
+
+@pytest.mark.parametrize("uncomment", [False, True])
+def test_the_examples_load(tmp_path: Path, uncomment: bool) -> None:
+    for name in ("ca.crt", "node.crt", "node.key", "manager.crt", "manager.key", "deny"):
+        (tmp_path / name).write_text("pem")
+    for name, load in (("jlogd.toml", jlogd.settings.load), ("managerd.toml", managerd.settings.load)):
+        text = (CONF / name).read_text()
+        if uncomment:  # every commented setting is a valid one
+            lines = [line for line in text.splitlines() if "insecure" not in line]
+            text = "\n".join(line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in lines)
+            text = text.replace('"system"', '"audit"')
+        (tmp_path / name).write_text(text)
+        load(tmp_path / name)
+
+
+def test_defaults_and_overrides(home: Path) -> None:
+    settings = agent(
+        home,
+        f"""{TLS}
+        [node]
+        name = "n1"
+        spool = "spool"
+        [journal]
+        segment_bytes = "1MiB"
+        codec = "none"
+        [journals.audit]
+        codec = "zstd"
+        [[tail]]
+        journal = "audit"
+        paths = ["logs/*.log", "/var/log/x"]
+        exclude = ["*.gz", "logs/no.log"]
+        [[manager]]
+        address = "m:7440"
+        subscriber = "m"
+        """,
+    )
+    assert settings.directory == home / "spool" / "n1"
+    options = settings.journal_options("audit")
+    assert (options.segment_bytes, options.codec, options.sync) == (1 << 20, "zstd", "batch")
+    assert settings.journal_options("other").codec == "none"
+    assert settings.tail[0].paths == (f"{home}/logs/*.log", "/var/log/x")
+    assert settings.tail[0].exclude == ("*.gz", f"{home}/logs/no.log")
+    assert settings.tls.ca == home / "ca"
+    assert settings.manager[0].address == Address("m", 7440)
+    assert settings.journal_names() == ["audit"]
+
+
+def test_rules_between_sections(home: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        agent(
+            home,
+            """
+            [node]
+            name = "n"
+            spol = "x"
+            [journals.b]
+            [[tail]]
+            journal = "a"
+            paths = ["x"]
+            [[tail]]
+            journal = "c"
+            paths = ["x"]
+            start_at = "archive"
+            [[manager]]
+            address = "m:1"
+            subscriber = "m"
+            rate_limit = 5
+            [[manager]]
+            address = "m2:1"
+            subscriber = "m"
+            [config]
+            """,
+        )
+    assert sorted(faults(error)) == [
+        "config: is not available in this version",
+        "journals.b: no [[tail]] writes to this journal (they write to: a, c)",
+        "manager[0].rate_limit: is not available in this version",
+        "node.spol: unknown key (did you mean 'spool'?)",
+        'tail[1].start_at: "archive" is not available in this version',
+        "tls.ca: is required (or insecure = true, with loopback addresses only)",
+        "tls.cert: is required (or insecure = true, with loopback addresses only)",
+        "tls.key: is required (or insecure = true, with loopback addresses only)",
+    ]
+    with pytest.raises(SettingsError) as error:
+        agent(home, TLS + '[[manager]]\naddress="a:1"\nsubscriber="m"\n[[manager]]\naddress="b:1"\nsubscriber="m"\n')
+    assert faults(error) == ["manager[1].subscriber: 'm' is taken by an earlier [[manager]]; each manager has its own"]
+
+
+def test_insecure_is_for_loopback_only(home: Path) -> None:
+    text = '[tls]\ninsecure = true\n[[manager]]\naddress="{}:1"\nsubscriber="m"\n[http]\nlisten = "{}:2"\n'
+    agent(home, text.format("localhost", "[::1]"))
+    with pytest.raises(SettingsError) as error:
+        agent(home, text.format("10.0.0.1", "0.0.0.0"))
+    assert faults(error) == [
+        "manager[0].address: 10.0.0.1:1 is not a loopback address, which tls.insecure demands",
+        "http.listen: 0.0.0.0:2 is not a loopback address, which tls.insecure demands",
+    ]
+    text = '[tls]\ninsecure = true\n[manager]\nname = "m"\nlisten = "{}:0"\n'
+    manager(home, text.format("127.0.0.1"))
+    with pytest.raises(SettingsError, match=r"managerd.toml:5: manager.listen: 0.0.0.0:0 is not a loopback address"):
+        manager(home, text.format("0.0.0.0"))
+
+
+def test_certificates_must_be_readable(home: Path) -> None:
+    (home / "k").unlink()
+    with pytest.raises(SettingsError) as error:
+        manager(home, TLS + '[manager]\nname = "M"\n')
+    assert faults(error)[0] == f"tls.key: {home}/k cannot be read: No such file or directory"
+    assert faults(error)[1].startswith("manager.name: not a name: 'M'")
+
+
+def test_a_manager_s_subscriber_is_its_name_by_default(home: Path) -> None:
+    assert manager(home, TLS + '[manager]\nname = "m"\n').subscriber == "m"
+    settings = manager(home, TLS + '[manager]\nname = "m"\nsubscriber = "s"\n')
+    assert settings.subscriber == "s"
+    assert settings.manager.listen == Address("0.0.0.0", 7440)
+    for section in ("[[retention]]", "[config]"):
+        with pytest.raises(SettingsError, match="is not available in this version"):
+            manager(home, TLS + f'[manager]\nname = "m"\n{section}\n')
