@@ -1,0 +1,147 @@
+"""From followed files into one journal: one thread, one journal, nothing per record.
+
+Invariant: what the tailer handed out is appended in its order, and ``poll`` is not called again
+until the disk has taken what came before. A full disk stops the intake of this journal, says so
+once, and goes on by itself when there is space; the files are the buffer meanwhile.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from jlogd.journal import FrameView, Journal, Run
+from jlogd.runtime.clock import SYSTEM, Clock
+from jlogd.runtime.errors import StorageError
+from jlogd.tail import Item, Lines, Missing, Note, Tailer
+
+log = logging.getLogger(__name__)
+
+FRAME_BYTES = 512 << 10  # raw; smaller pieces are gathered up to this, while their commit is not due
+COMMIT_BYTES = 4 << 20  # raw; a commit (one sync) at the latest after this much
+POLL_BYTES = 1 << 20  # raw, per poll: bounds what is in memory
+IDLE_WAIT_S = 5.0  # the slow sweep for what no event tells (NFS)
+RETRY_S = 1.0  # after the disk said no
+RETAIN_S = 10.0  # how often an idle journal looks for segments that may go
+
+
+class Intake:
+    """Moves lines from a ``Tailer`` into a ``Journal``. ``run`` belongs to one thread, the rest to any."""
+
+    def __init__(
+        self, name: str, journal: Journal, tailer: Tailer, *, commit_delay_s: float, clock: Clock = SYSTEM
+    ) -> None:
+        """``commit_delay_s``: how long a line may wait for company before it is synced."""
+        self.name = name
+        self.error: str | None = None  # why nothing is taken in at the moment
+        self._journal = journal
+        self._tailer = tailer
+        self._commit_delay_s = commit_delay_s
+        self._clock = clock
+        self._held: list[Lines] = []
+        self._held_bytes = 0
+        self._appended_bytes = 0  # raw, since the last commit
+        self._oldest_s: float | None = None  # when the oldest uncommitted line came
+        self._retained_s = clock.monotonic_s()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until ``stopping``; commits what it has taken before it returns."""
+        while not stopping.is_set():
+            items = self._tailer.poll(POLL_BYTES)
+            for item in items:
+                self._take(item)
+            if self._commit_due(idle=not items):
+                self._commit(stopping)
+            if not items:
+                self._retain()
+                self._tailer.wait(self._wait_s())
+        self._commit(stopping)
+
+    def _take(self, item: Item) -> None:
+        if self._oldest_s is None:
+            self._oldest_s = self._clock.monotonic_s()
+        if isinstance(item, Lines):
+            if self._held_bytes + len(item.body) > FRAME_BYTES:
+                self._flush()
+            self._held.append(item)
+            self._held_bytes += len(item.body)
+            if self._held_bytes >= FRAME_BYTES:
+                self._flush()
+            return
+        self._flush()
+        if isinstance(item, Missing):
+            self._journal.append_gap(item.gap)
+            log.warning("journal %s: bytes are missing: %s", self.name, item.gap)
+        elif isinstance(item, Note):
+            self._journal.note_sources([item.run])
+
+    def _flush(self) -> None:
+        """Append what is held as one frame."""
+        if not self._held:
+            return
+        held, self._held, self._held_bytes = self._held, [], 0
+        block = held[0].body if len(held) == 1 else b"".join(lines.body for lines in held)
+        self._journal.append_lines(block, [lines.run for lines in held])
+        self._appended_bytes += len(block)
+
+    def _commit_due(self, *, idle: bool) -> bool:
+        if self._oldest_s is None:
+            return idle and self._journal.options.sync == "interval"
+        waited_s = self._clock.monotonic_s() - self._oldest_s
+        return self._appended_bytes >= COMMIT_BYTES or waited_s >= self._commit_delay_s
+
+    def _commit(self, stopping: threading.Event) -> None:
+        """Make everything durable; while the disk refuses, keep trying until ``stopping``."""
+        self._flush()
+        while True:
+            try:
+                self._journal.commit()
+            except StorageError as error:
+                if self.error is None:
+                    log.error("journal %s: %s; nothing is lost, waiting for space", self.name, error)
+                self.error = str(error)
+                if stopping.wait(RETRY_S):
+                    return
+            else:
+                break
+        if self.error is not None:
+            log.warning("journal %s: writing again", self.name)
+            self.error = None
+        self._appended_bytes = 0
+        self._oldest_s = None
+
+    def _retain(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._retained_s >= RETAIN_S:
+            self._retained_s = now_s
+            self._journal.retain()
+
+    def _wait_s(self) -> float:
+        if self._oldest_s is None:
+            return IDLE_WAIT_S
+        return max(self._oldest_s + self._commit_delay_s - self._clock.monotonic_s(), 0.0)
+
+
+class JournalHistory:
+    """A journal's own records as the tailer's ``History``: to prove where a source was cut."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Reads what is committed and still kept."""
+        self._journal = journal
+
+    def runs(
+        self, source: bytes, generation: int, from_position: int
+    ) -> Iterator[tuple[Run, Callable[[], bytes]]]:
+        """Runs of one generation that end above ``from_position``, oldest first, each with its raw body."""
+        with self._journal.reader() as reader:
+            for view in reader.frames(reader.first):
+                start = 0
+                for run in view.runs():
+                    end = start + run.raw_length
+                    if run.source == source and run.generation == generation and run.position > from_position:
+                        yield run, partial(_slice, view, start, end)
+                    start = end
+
+
+def _slice(view: FrameView, start: int, end: int) -> bytes:
+    return view.body()[start:end]
