@@ -1,0 +1,1 @@
+"""Node to manager: the session's node side, pure (``session``) and with its threads (``forwarder``)."""

@@ -1,0 +1,1 @@
+"""The manager's side of sessions: pure (``session``), gRPC (``service``), the owner of all replicas (``writer``)."""
