@@ -1,0 +1,160 @@
+"""Certificates as people meet them: is ours usable, why does a handshake fail, who is denied.
+
+gRPC says only "handshake failed"; ``diagnose`` repeats the handshake with the standard
+library and gives one clear line. It is for messages, never for decisions.
+"""
+
+import socket
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jlogd.runtime.errors import SettingsError
+from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.rpc import MANAGER_SERVER_NAME, TlsFiles, parse_identity, split_address
+
+DIAGNOSE_TIMEOUT_S = 3.0
+_EXPIRED, _NOT_YET, _HOST = 10, 9, 62  # X509_V_ERR_* of openssl
+_FOREIGN = (18, 19, 20, 21)
+
+
+def check_certificate(tls: TlsFiles, role: str, name: str, *, now: datetime | None = None, fs: FileSystem = OS) -> None:
+    """Our own certificate before it is used: SettingsError when expired, not yet valid, foreign, or somebody else's."""
+    from cryptography import x509  # noqa: PLC0415 - 20 MB that only a start needs
+
+    moment = now or datetime.now(UTC)
+    try:
+        with fs.open_read(tls.cert) as file:
+            certificate = x509.load_pem_x509_certificate(file.pread(1 << 20, 0))
+        with fs.open_read(tls.ca) as file:
+            authorities = x509.load_pem_x509_certificates(file.pread(1 << 20, 0))
+    except OSError as error:
+        raise SettingsError([f"tls: {error.filename or tls.cert}: {error.strerror}"]) from error
+    except ValueError as error:
+        raise SettingsError([f"tls: {tls.cert} or {tls.ca} is not a certificate: {error}"]) from error
+    faults = []
+    if moment > certificate.not_valid_after_utc:
+        faults.append(f"tls.cert: {tls.cert} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: issue a new one")
+    if moment < certificate.not_valid_before_utc:
+        faults.append(
+            f"tls.cert: {tls.cert} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M}Z on: is this "
+            f"machine's clock right?"
+        )
+    if not any(authority.subject == certificate.issuer for authority in authorities):
+        faults.append(f"tls.cert: {tls.cert} was not issued by {tls.ca}")
+    found = _identity(certificate)
+    if found != (role, name):
+        says = f"{found[0]} {found[1]!r}" if found[0] else "nobody of this fleet"
+        faults.append(f"tls.cert: {tls.cert} was issued to {says}, the settings say {role} {name!r}")
+    if faults:
+        raise SettingsError(faults)
+
+
+def _identity(certificate: object) -> tuple[str, str]:
+    from cryptography import x509  # noqa: PLC0415 - as above
+
+    assert isinstance(certificate, x509.Certificate)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return "", ""
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        identity = parse_identity(uri)
+        if identity[0]:
+            return identity
+    return "", ""
+
+
+def diagnose(address: str, tls: TlsFiles | None, *, timeout_s: float = DIAGNOSE_TIMEOUT_S) -> tuple[str, str] | None:
+    """Why ``address`` cannot be reached: (reason, one line); None when everything works from here.
+
+    The reason is ``certificate`` when a person must act, else ``unavailable``. Blocks at most twice ``timeout_s``.
+    """
+    host, port = split_address(address)
+    try:
+        with socket.create_connection((host, port), timeout_s) as plain:
+            return _diagnose_tls(address, plain, tls) if tls is not None else None
+    except ConnectionRefusedError:
+        return "unavailable", f"{address} refuses connections: nothing listens there"
+    except socket.gaierror as error:
+        return "unavailable", f"{address}: the name cannot be resolved: {error.strerror}"
+    except TimeoutError:
+        return "unavailable", f"{address} does not answer within {timeout_s:g} s"
+    except OSError as error:
+        return "unavailable", f"{address}: {error.strerror or error}"
+
+
+def _diagnose_tls(address: str, plain: socket.socket, tls: TlsFiles) -> tuple[str, str] | None:
+    try:
+        context = ssl.create_default_context(cafile=str(tls.ca))
+        context.load_cert_chain(tls.cert, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        return "certificate", f"{tls.cert}, {tls.key}: not a usable pair: {error}"
+    context.set_alpn_protocols(["h2"])
+    try:
+        with context.wrap_socket(plain, server_hostname=MANAGER_SERVER_NAME) as secure:
+            secure.recv(1)  # TLS 1.3: what the server thinks of our certificate comes after the handshake
+    except ssl.SSLCertVerificationError as error:
+        return "certificate", _verification(address, error, tls)
+    except ssl.SSLError as error:
+        word = (error.reason or str(error)).lower().replace("_", " ")
+        if "alert" in word:
+            return (
+                "certificate",
+                f"{address} does not accept our certificate {tls.cert} ({word}): see its expiry and authority",
+            )
+        return "certificate", f"{address}: TLS handshake failed: {word}"
+    except ConnectionResetError:
+        return "certificate", f"{address} closed the TLS handshake: it may not accept our certificate {tls.cert}"
+    return None
+
+
+def _verification(address: str, error: ssl.SSLCertVerificationError, tls: TlsFiles) -> str:
+    code = error.verify_code
+    if code == _EXPIRED:
+        return f"the certificate of {address} has expired: issue the manager a new one"
+    if code == _NOT_YET:
+        return f"the certificate of {address} is not valid yet: compare the clocks"
+    if code == _HOST:
+        return f"the certificate of {address} is not a manager's (it lacks {MANAGER_SERVER_NAME})"
+    if code in _FOREIGN:
+        return f"the certificate of {address} was not issued by our authority {tls.ca}"
+    return f"the certificate of {address} does not verify: {error.verify_message}"
+
+
+class DenyList:
+    """Fingerprints (SHA-256 of the DER, hex) that are refused: one a line, ``#`` begins a comment.
+
+    Read again whenever the file changes; a file that is not there denies nobody, one that cannot
+    be read keeps what was known. For one thread.
+    """
+
+    def __init__(self, path: Path | None, *, fs: FileSystem = OS) -> None:
+        """Nothing is read yet."""
+        self._path = path
+        self._fs = fs
+        self._stamp: tuple[int, int, int] | None = None
+        self._denied: frozenset[str] = frozenset()
+
+    def denies(self, fingerprint: str) -> bool:
+        """Whether the file, as it is now, lists ``fingerprint``."""
+        self._refresh()
+        return bool(fingerprint) and fingerprint.lower() in self._denied
+
+    def _refresh(self) -> None:
+        if self._path is None:
+            return
+        try:
+            found = self._path.stat()
+            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if stamp == self._stamp:
+                return
+            with self._fs.open_read(self._path) as file:
+                text = file.pread(16 << 20, 0).decode(errors="replace")
+        except FileNotFoundError:
+            self._stamp, self._denied = None, frozenset()
+            return
+        except OSError:
+            return
+        words = (line.split("#")[0].strip().lower().replace(":", "") for line in text.splitlines())
+        self._stamp, self._denied = stamp, frozenset(word for word in words if word)

@@ -1,0 +1,238 @@
+"""gRPC plumbing: credentials, options, who the peer is, the bulk codec, errors ↔ status.
+
+* Nodes demand the DNS name ``manager.jlogd`` in the server's certificate, whatever address
+  they dial: Python's client cannot see the peer's certificate, and only managers' carry it.
+* Servers demand a client certificate of the same authority; who it is stands in its URI
+  ``jlogd:ROLE:NAME``.
+* Without TLS only loopback addresses are dialled or served.
+* A ``frames`` message is built and taken apart without protobuf; its bytes on the wire are
+  valid protobuf all the same (field 3, length-delimited).
+"""
+
+import hashlib
+import ipaddress
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from jlogd.runtime import errors
+from jlogd.runtime.errors import JlogdError, SettingsError
+from jlogd.runtime.fs import OS, Buffer, FileSystem
+from jlogd.v1 import deliver_pb2 as pb
+
+MANAGER_SERVER_NAME = "manager.jlogd"
+MESSAGE_MAX = (4 << 20) + (64 << 10)  # 4 MiB of frames and what stands around them
+KEEPALIVE_MS = 10_000
+KEEPALIVE_TIMEOUT_MS = 5_000
+HTTP2_FRAME_BYTES = 1 << 20  # fewer, larger HTTP/2 frames: bulk messages are 256 KiB to 1 MiB
+DELIVER_METHOD = "/jlogd.v1.DeliverService/Deliver"
+ROLES = ("node", "manager", "operator")
+
+Options: TypeAlias = list[tuple[str, int | str]]
+
+_COMMON: Options = [
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_send_message_length", MESSAGE_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_MAX),
+    ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. ``deny`` lists fingerprints of certificates that are refused."""
+
+    ca: Path
+    cert: Path
+    key: Path
+    deny: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """Who is at the other end; all but ``address`` are empty without TLS."""
+
+    role: str
+    name: str
+    fingerprint: str
+    address: str
+
+
+# ---------------------------------------------------------------------- channels and servers
+
+
+def channel_options() -> Options:
+    """For a node's channel to a manager."""
+    return [
+        *_COMMON,
+        ("grpc.enable_http_proxy", 0),  # a proxy of the environment is for browsers, not for logs
+        ("grpc.enable_retries", 0),  # sessions are resumed by their own rules
+        ("grpc.use_local_subchannel_pool", 1),  # two managers at one address do not share a connection
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # also how long one connection attempt may take
+    ]
+
+
+def server_options() -> Options:
+    """For a manager's server."""
+    return [
+        *_COMMON,
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),  # nodes ping as often as we do
+        ("grpc.so_reuseport", 0),  # a second manager on the port must fail, not share it
+    ]
+
+
+def open_channel(address: str, tls: TlsFiles | None, *, fs: FileSystem = OS) -> grpc.Channel:
+    """A channel to a manager; the files are read now. SettingsError for unreadable files or ``insecure`` elsewhere."""
+    if tls is None:
+        require_loopback(address)
+        return grpc.insecure_channel(address, options=channel_options())
+    ca, cert, key = _read_files(tls, fs)
+    credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    options = [*channel_options(), ("grpc.ssl_target_name_override", MANAGER_SERVER_NAME)]
+    return grpc.secure_channel(address, credentials, options=options)
+
+
+def server_credentials(tls: TlsFiles, *, fs: FileSystem = OS) -> grpc.ServerCredentials:
+    """Credentials that demand a client certificate of our authority. SettingsError for unreadable files."""
+    ca, cert, key = _read_files(tls, fs)
+    return grpc.ssl_server_credentials([(key, cert)], root_certificates=ca, require_client_auth=True)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port``. SettingsError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError([f"{address!r} is not an address: write host:port"])
+    return host.strip("[]"), int(port)
+
+
+def require_loopback(address: str) -> None:
+    """SettingsError unless the address is a loopback one: without TLS anybody could listen or speak."""
+    host, _ = split_address(address)
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise SettingsError([f"tls.insecure: {address} is not a loopback address: give ca, cert and key"])
+
+
+def _read_files(tls: TlsFiles, fs: FileSystem) -> tuple[bytes, bytes, bytes]:
+    contents, faults = [], []
+    for what, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
+        try:
+            with fs.open_read(path) as file:
+                contents.append(file.pread(1 << 20, 0))
+        except OSError as error:
+            faults.append(f"tls.{what}: {path}: {error.strerror}")
+    if faults:
+        raise SettingsError(faults)
+    return contents[0], contents[1], contents[2]
+
+
+# ---------------------------------------------------------------------- who the peer is
+
+
+def peer_identity(auth: Mapping[str, Sequence[bytes]], address: str) -> PeerIdentity:
+    """From a server context's ``auth_context()`` and ``peer()``."""
+    fingerprint = ""
+    for pem in auth.get("x509_pem_cert", ()):
+        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    for name in auth.get("x509_subject_alternative_name", ()):
+        role, found = parse_identity(name.decode(errors="replace"))
+        if role:
+            return PeerIdentity(role, found, fingerprint, address)
+    role = "unknown" if fingerprint else ""  # a certificate of our authority without our URI is nobody
+    return PeerIdentity(role, "", fingerprint, address)
+
+
+def parse_identity(uri: str) -> tuple[str, str]:
+    """``jlogd:ROLE:NAME`` → (role, name); two empty strings for anything else."""
+    scheme, _, rest = uri.removeprefix("URI:").partition(":")
+    role, _, name = rest.partition(":")
+    return (role, name) if scheme == "jlogd" and role in ROLES and name else ("", "")
+
+
+# ---------------------------------------------------------------------- bulk codec
+
+FRAMES_TAG: Final = b"\x1a"  # field 3, length-delimited
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """A `frames` message to send: its buffers in order and their total length."""
+
+    buffers: Sequence[Buffer]
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Bytes that are not a DeliverRequest; the session answers, the codec only says so."""
+
+    problem: str
+
+
+Request: TypeAlias = pb.DeliverRequest | memoryview | Malformed
+
+
+def encode_request(request: pb.DeliverRequest | Frames) -> bytes:
+    """Serializer of the node's side: one join, no protobuf copy of frames."""
+    if isinstance(request, Frames):
+        return b"".join((FRAMES_TAG, _varint(request.length), *request.buffers))
+    return request.SerializeToString()
+
+
+def decode_request(wire: bytes) -> Request:
+    """Deserializer of the manager's side: a view of the frames where the message is nothing else."""
+    if wire[:1] == FRAMES_TAG:
+        at = 1
+        length = 0
+        for shift in range(0, 35, 7):
+            if at >= len(wire):
+                break
+            byte = wire[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if at + length == len(wire):
+                    return memoryview(wire)[at:]
+                break
+    try:
+        request = pb.DeliverRequest.FromString(wire)
+    except DecodeError as error:
+        return Malformed(f"not a DeliverRequest: {error}")
+    return memoryview(request.frames) if request.WhichOneof("message") == "frames" else request
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+# ---------------------------------------------------------------------- errors
+
+
+def status_code(error: JlogdError) -> grpc.StatusCode:
+    """The gRPC status of one of our errors."""
+    return grpc.StatusCode[error.status]
+
+
+def error_of(reason: str, message: str) -> JlogdError:
+    """One of our errors again, by its reason; unknown reasons are RefusedError."""
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, JlogdError) and kind.reason == reason:
+            return kind([message]) if kind is SettingsError else kind(message)
+    return errors.RefusedError(message)
