@@ -1,0 +1,229 @@
+"""A whole fleet on loopback: fresh certificates, settings files, managers and nodes as real processes.
+
+Everything lies below one directory: ``pki/``, ``<name>/`` per daemon with its settings,
+log and spool or archive. Ports are outside the kernel's ephemeral range, so that no
+outgoing connection takes one between its choice and its use.
+"""
+
+import os
+import random
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from jlogd.runtime.control import call
+from jlogd.runtime.errors import DeadlineError, JlogdError, UnavailableError
+from managerd import pki
+from tests.support.daemon import START_S, Daemon, Result, run_command, until
+
+JLOGD = [sys.executable, "-m", "jlogd.cli"]
+MANAGERD = [sys.executable, "-m", "managerd.cli"]
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+_ports = random.Random(os.getpid())
+_taken: set[int] = set()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on, never given twice by this process."""
+    for _ in range(1000):
+        port = _ports.randrange(12000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _taken:
+            _taken.add(port)
+            return port
+    raise AssertionError("no free port between 12000 and 32000")
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """One ``[[tail]]`` section; ``more`` holds further keys as TOML lines."""
+
+    journal: str
+    paths: tuple[str, ...]
+    more: str = ""
+
+
+class Served(Daemon):
+    """A daemon of ours: it has settings and answers on a control socket."""
+
+    program: list[str]
+    settings: Path
+    control: Path
+
+    def command(self, *words: str, timeout_s: float = 60.0) -> Result:
+        """``PROGRAM WORDS… -c its settings``, as a person would type it."""
+        argv = [*self.program, *words, "-c", str(self.settings)]
+        return run_command(argv, timeout_s=timeout_s, cwd=REPOSITORY)
+
+    def status(self) -> dict[str, Any]:
+        """``status`` of the running daemon, from its socket. AssertionError when it ended."""
+        assert self.running, f"{self.name} ended\n{self.tail()}"
+        return call(self.control, "status")
+
+    def answers(self) -> bool:
+        """Whether it serves its control socket. AssertionError when it ended."""
+        try:
+            return bool(self.status()["running"])
+        except (UnavailableError, DeadlineError):
+            return False
+
+    def ready(self, timeout_s: float = START_S) -> None:
+        """Wait until it answers as running."""
+        until(self.answers, timeout_s, f"{self.name} runs\n{self.tail()}")
+
+
+class Manager(Served):
+    """``managerd run``."""
+
+    program = MANAGERD
+    port: int
+    data: Path
+
+    def archive(self, node: str, journal: str) -> Path:
+        """The one incarnation of a journal; AssertionError when there are several, or none."""
+        found = sorted((self.data / "archive" / node / journal).glob("[0-9]*-*"))
+        assert len(found) == 1, f"manager {self.name} has {len(found)} incarnations of {node}/{journal}: {found}"
+        return found[0]
+
+    def has_archive(self, node: str, journal: str) -> bool:
+        """Whether anything of that journal arrived yet."""
+        return any((self.data / "archive" / node / journal).glob("[0-9]*-*"))
+
+
+class Node(Served):
+    """``jlogd run``."""
+
+    program = JLOGD
+    spool: Path
+
+    def journal(self, name: str) -> Path:
+        """Directory of one of its journals."""
+        return self.spool / self.name / "journals" / name
+
+    def behind(self) -> str:
+        """Empty when every source is read and every subscriber has everything; else what is missing."""
+        try:
+            status = self.status()
+        except (UnavailableError, DeadlineError) as error:
+            return str(error)
+        missing = [f"{s['path']} {s['position']}/{s['size']}" for s in status["sources"] if s["lag_bytes"]]
+        missing += [f"{s['name']} {s['lag_records']} records" for s in status["subscribers"] if s["lag_records"]]
+        return ", ".join(missing)
+
+
+@dataclass
+class Fleet:
+    """Makes and owns daemons below ``root``; ``close`` ends them all."""
+
+    root: Path
+    leave_running: bool = False
+    managers: dict[str, Manager] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the certificate authority."""
+        self.root = self.root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+        pki.init(self.root / "pki")
+
+    def _home(self, role: pki.Role, name: str) -> tuple[Path, str]:
+        """A fresh directory with a certificate in it; returns it and the ``[tls]`` section."""
+        home = self.root / name
+        home.mkdir()
+        try:
+            issued = pki.issue(role, name, self.root / "pki", out=home)
+        except JlogdError as error:
+            raise AssertionError(f"no certificate for {name}: {error}") from error
+        ca = self.root / "pki" / "ca.crt"
+        return home, f'[tls]\nca = "{ca}"\ncert = "{issued.certificate}"\nkey = "{issued.key}"\n'
+
+    def manager(self, name: str, *, more: str = "") -> Manager:
+        """A manager, not started yet; ``more``: further TOML sections."""
+        home, tls = self._home("manager", name)
+        port = free_port()
+        settings = home / "managerd.toml"
+        text = f'[manager]\nname = "{name}"\ndata = "data"\nlisten = "127.0.0.1:{port}"\n\n{tls}\n{more}'
+        settings.write_text(text)
+        argv = [*MANAGERD, "run", "-c", str(settings)]
+        manager = Manager(name, argv, home, self.leave_running, {"PYTHONPATH": str(REPOSITORY)})
+        manager.port, manager.settings, manager.data = port, settings, home / "data"
+        manager.control = manager.data / "control.sock"
+        self.managers[name] = manager
+        return manager
+
+    def node(
+        self,
+        name: str,
+        tails: Sequence[Tail],
+        managers: Sequence[Manager],
+        *,
+        more: str = "",
+        spool: Path | None = None,
+    ) -> Node:
+        """A node that follows ``tails`` and dials ``managers``, not started yet."""
+        home, tls = self._home("node", name)
+        settings = home / "jlogd.toml"
+        place = spool or home / "spool"
+        parts = [f'[node]\nname = "{name}"\nspool = "{place}"\n', tls, more]
+        for tail in tails:
+            paths = ", ".join(f'"{path}"' for path in tail.paths)
+            parts.append(f'[[tail]]\njournal = "{tail.journal}"\npaths = [{paths}]\n{tail.more}')
+        parts += [
+            f'[[manager]]\naddress = "127.0.0.1:{manager.port}"\nsubscriber = "{manager.name}"\n'
+            for manager in managers
+        ]
+        settings.write_text("\n".join(parts))
+        argv = [*JLOGD, "run", "-c", str(settings)]
+        node = Node(name, argv, home, self.leave_running, {"PYTHONPATH": str(REPOSITORY)})
+        node.settings, node.spool = settings, place
+        node.control = place / name / "control.sock"
+        self.nodes[name] = node
+        return node
+
+    def daemons(self) -> list[Served]:
+        """Managers, then nodes."""
+        return [*self.managers.values(), *self.nodes.values()]
+
+    def start(self) -> None:
+        """Start all and wait until each answers."""
+        for daemon in self.daemons():
+            daemon.start()
+        for manager in self.managers.values():
+            manager.ready()
+        for node in self.nodes.values():
+            node.ready()
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until every node has read everything and every subscriber has it."""
+        for node in self.nodes.values():
+            self._settle(node, timeout_s)
+
+    def _settle(self, node: Node, timeout_s: float) -> None:
+        try:
+            until(lambda: not node.behind(), timeout_s, f"{node.name} has delivered everything")
+        except AssertionError as error:
+            tails = "\n".join(daemon.tail() for daemon in self.daemons())
+            raise AssertionError(f"{error}; behind: {node.behind()}\n{tails}") from error
+
+    def close(self) -> None:
+        """End every daemon, unless they are to stay."""
+        for daemon in self.daemons():
+            daemon.close()
+
+    def __enter__(self) -> Self:
+        """Return the fleet itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """End every daemon."""
+        self.close()
