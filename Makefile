@@ -41,7 +41,7 @@ check: $(READY) ## formatting, lint, types, proto lint and compatibility, genera
 	$(BIN)/mypy
 	tests/support/proto.sh drift
 	tests/support/proto.sh lint
-	$(BIN)/python -m pytest -q tests/unit/test_layers.py tests/unit/runtime/test_reference.py
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py tests/unit/test_reference.py
 
 fault: $(READY) ## the long storms: kills, power cuts, full disks
 	JLOGD_LONG=1 $(BIN)/python -m pytest tests/fault -m "fault or not fault" --timeout 7200 $(PYTEST_ARGS)
