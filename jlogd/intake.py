@@ -129,9 +129,7 @@ class JournalHistory:
         """Reads what is committed and still kept."""
         self._journal = journal
 
-    def runs(
-        self, source: bytes, generation: int, from_position: int
-    ) -> Iterator[tuple[Run, Callable[[], bytes]]]:
+    def runs(self, source: bytes, generation: int, from_position: int) -> Iterator[tuple[Run, Callable[[], bytes]]]:
         """Runs of one generation that end above ``from_position``, oldest first, each with its raw body."""
         with self._journal.reader() as reader:
             for view in reader.frames(reader.first):

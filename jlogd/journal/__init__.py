@@ -5,6 +5,7 @@ described in ``docs/journal-format.md``.
 """
 
 from jlogd.journal.checkpoint import Subscriber
+from jlogd.journal.inspect import JournalView, Lag, committed_sources, inspect, lag_of
 from jlogd.journal.journal import Journal
 from jlogd.journal.model import (
     Base,
@@ -34,6 +35,8 @@ __all__ = [
     "GapKind",
     "Journal",
     "JournalOptions",
+    "JournalView",
+    "Lag",
     "Offset",
     "Reader",
     "Recovery",
@@ -44,4 +47,7 @@ __all__ = [
     "Subscriber",
     "Term",
     "Tip",
+    "committed_sources",
+    "inspect",
+    "lag_of",
 ]

@@ -206,6 +206,12 @@ class Reader:
                 return None
         return None
 
+    def bytes_from(self, offset: int) -> int:
+        """Bytes on disk from (about) ``offset`` to the end."""
+        at = max(self._index_of(offset), 0)
+        sizes = [name.path.stat().st_size for name in self._names[at:]]
+        return max(sum(sizes) - (self._start(self._names[at], offset)[0] if at < len(self._names) else 0), 0)
+
     # ------------------------------------------------------------------ segments
 
     def _limit(self, end: int | None) -> int:

@@ -1,0 +1,214 @@
+"""The agent: builds the parts from the settings, starts and stops them in order.
+
+    owner lock → journals and subscribers → intakes (tail → journal) → forwarders → control socket, HTTP
+
+Stop goes the other way round: intakes commit what they took, forwarders store checkpoints,
+journals close, the lock goes last. ``kill -9`` at any point is safe as well; a clean stop is only quicker.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jlogd.forward import Forwarder
+from jlogd.intake import Intake, JournalHistory
+from jlogd.journal import Journal
+from jlogd.runtime.clock import SYSTEM, Clock
+from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
+from jlogd.runtime.errors import SettingsError, UsageError
+from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.worker import OnFailure, Worker
+from jlogd.settings import AgentSettings, TailSettings, load
+from jlogd.spool.owner import Owner
+from jlogd.status import running_status
+from jlogd.tail import Tailer, TailSpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class JournalParts:
+    """One journal and what fills it."""
+
+    name: str
+    journal: Journal
+    tailer: Tailer
+    intake: Intake
+    worker: Worker
+
+
+class Agent:
+    """One node's daemon, for ``runtime.daemon.run``."""
+
+    def __init__(self, settings_path: Path, *, fs: FileSystem = OS, clock: Clock = SYSTEM) -> None:
+        """Settings are read by ``start``, so that their faults come out of it."""
+        self._path = settings_path
+        self._fs = fs
+        self._clock = clock
+        self._fail: OnFailure = _unheard
+        self._owner: Owner | None = None
+        self._control: ControlServer | None = None
+        self._health: Any = None
+        self.settings: AgentSettings = AgentSettings()
+        self.parts: list[JournalParts] = []
+        self.forwarders: list[Forwarder] = []
+
+    @property
+    def owner(self) -> Owner | None:
+        """The spool's lock while the agent runs."""
+        return self._owner
+
+    # ------------------------------------------------------------------ start
+
+    def start(self, fail: OnFailure) -> None:
+        """Take the lock, recover the journals, start everything. SettingsError, LockedError, StorageError, DamageError."""
+        self._fail = fail
+        self.settings = load(self._path)
+        _check_own_certificate(self.settings)
+        directory = self.settings.directory
+        self._owner = Owner.acquire(directory, self.settings.node.name, fs=self._fs, clock=self._clock)
+        self._start_pipeline()
+        handlers = {"status": self._status, "subscriber": self._subscriber}
+        self._control = ControlServer(directory / CONTROL_SOCKET, handlers, fail)
+        self._control.start()
+        self._start_health()
+        log.info(
+            "node %s: %d journals, %d managers, spool %s, epoch %d",
+            self.settings.node.name, len(self.parts), len(self.forwarders), directory, self._owner.epoch,
+        )  # fmt: skip
+
+    def _start_pipeline(self) -> None:
+        for name in self.settings.journal_names():
+            self.parts.append(self._open_journal(name))
+        self._start_forwarders()
+        for part in self.parts:
+            part.worker.start()
+
+    def _open_journal(self, name: str) -> JournalParts:
+        assert self._owner is not None
+        settings = self.settings
+        path = settings.directory / "journals" / name
+        journal = Journal.open(
+            path, options=settings.journal_options(name), epoch=self._owner.epoch, fs=self._fs, clock=self._clock
+        )
+        _report_recovery(name, journal)
+        for link in settings.manager:
+            journal.subscriber(link.subscriber)
+        specs = [_spec(tail) for tail in settings.tail if tail.journal == name]
+        tailer = Tailer(specs, journal.sources, JournalHistory(journal), clock=self._clock)
+        delay_s = settings.journal_settings(name).commit_delay
+        intake = Intake(name, journal, tailer, commit_delay_s=delay_s, clock=self._clock)
+        worker = Worker(f"intake-{name}", lambda worker: intake.run(worker.stopping), self._fail)
+        return JournalParts(name, journal, tailer, intake, worker)
+
+    def _start_forwarders(self) -> None:
+        journals = {part.name: part.journal for part in self.parts}
+        for link in self.settings.manager:
+            forwarder = Forwarder.from_settings(self.settings, link, journals, self._fail, fs=self._fs)
+            self.forwarders.append(forwarder)
+            forwarder.start()
+
+    def _start_health(self) -> None:
+        listen = self.settings.http.listen
+        if listen is not None:
+            # http.server and the metrics cost memory that an agent without them should not pay
+            from jlogd.observe import start_http  # noqa: PLC0415
+
+            self._health = start_http(self, listen, self.settings.tls)
+
+    # ------------------------------------------------------------------ reload, stop
+
+    def reload(self) -> None:
+        """Take over a changed settings file: stop the pipeline, start it with the new settings. SettingsError keeps the old."""
+        fresh = load(self._path)
+        if fresh == self.settings:
+            log.info("reload: nothing changed")
+            return
+        fixed = [
+            key
+            for key, old, new in (
+                ("node.name", self.settings.node.name, fresh.node.name),
+                ("node.spool", self.settings.node.spool, fresh.node.spool),
+                ("http.listen", self.settings.http.listen, fresh.http.listen),
+            )
+            if old != new
+        ]
+        if fixed:
+            raise SettingsError([f"{self._path}: {key} changed: restart jlogd to take it" for key in fixed])
+        _check_own_certificate(fresh)
+        self._stop_pipeline(10.0)
+        self.settings = fresh
+        self._start_pipeline()
+        log.info("reload: %d journals, %d managers", len(self.parts), len(self.forwarders))
+
+    def stop(self, deadline_s: float) -> None:
+        """Stop everything started, in order; what does not stop within ``deadline_s`` is left to the kernel."""
+        if self._health is not None:
+            self._health.stop()
+        if self._control is not None:
+            self._control.stop()
+        self._stop_pipeline(deadline_s)
+        if self._owner is not None:
+            self._owner.release()
+
+    def _stop_pipeline(self, deadline_s: float) -> None:
+        deadline = time.monotonic() + deadline_s
+        for part in self.parts:
+            part.worker.stop()
+        for part in self.parts:
+            part.worker.join(max(deadline - time.monotonic(), 0.0))
+        for forwarder in self.forwarders:
+            forwarder.stop(max(deadline - time.monotonic(), 0.0))
+        self.forwarders.clear()
+        for part in self.parts:
+            part.tailer.close()
+            part.journal.close()
+        self.parts.clear()
+
+    # ------------------------------------------------------------------ control socket
+
+    def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return running_status(self)
+
+    def _subscriber(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        # imported here because commands stand above the app in no other place
+        from jlogd.subscribers import apply  # noqa: PLC0415
+
+        action = arguments.get("action")
+        if not isinstance(action, str):
+            raise UsageError("subscriber: no action given")
+        journals = {part.name: part.journal for part in self.parts}
+        changed = apply(journals, action, arguments)
+        for forwarder in self.forwarders:
+            if forwarder.subscriber == arguments.get("name") and changed:
+                forwarder.reconnect()
+        return {"changed": changed}
+
+
+def _spec(tail: TailSettings) -> TailSpec:
+    return TailSpec(tail.paths, tail.exclude, tail.start_at, tail.max_line, tail.rotate_wait)
+
+
+def _report_recovery(name: str, journal: Journal) -> None:
+    if journal.recovery.cut_bytes:
+        log.warning(
+            "journal %s: cut %d bytes of a torn tail; nothing in them was committed", name, journal.recovery.cut_bytes
+        )
+    for damage in journal.recovery.damage:
+        log.error("journal %s: %s at byte %d: %s", name, damage.file, damage.position, damage.reason)
+
+
+def _check_own_certificate(settings: AgentSettings) -> None:
+    """A wrong or expired certificate of our own is a fault of the settings, said at the start."""
+    tls = settings.tls
+    if tls.cert is None or tls.insecure or not settings.manager:
+        return
+    from jlogd.runtime.rpc import check_own_certificate  # noqa: PLC0415 - cryptography is needed once, if at all
+
+    check_own_certificate(tls.cert, "node", settings.node.name)
+
+
+def _unheard(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,1 @@
+"""The command line of ``jlogd``: one file a group, registered by ``jlogd.cli``."""

@@ -1,0 +1,161 @@
+"""``jlogd run | check | status | drain``."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jlogd.render import note, print_table
+from jlogd.runtime import logs
+from jlogd.runtime.errors import DeadlineError, UnavailableError
+from jlogd.runtime.settings import format_size, parse_duration
+from jlogd.settings import DEFAULT_PATH, load
+from jlogd.status import dump, status
+
+settings_option = click.option(
+    "-c", "settings_path", metavar="FILE", type=click.Path(path_type=Path), default=DEFAULT_PATH,
+    show_default=True, help="The settings file.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+DRAIN_POLL_S = 0.2
+
+
+@click.command()
+@settings_option
+@click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def run(settings_path: Path, log_level: str, log_format: Any) -> int:
+    r"""Run the agent in the foreground until SIGTERM or SIGINT.
+
+    A second signal leaves at once. SIGHUP reads the settings again. Messages go to stderr.
+
+    \b
+    Example:
+      jlogd run -c /etc/jlogd/jlogd.toml
+    """
+    # the daemon's parts (grpc above all) are not loaded for the other commands
+    from jlogd.app import Agent  # noqa: PLC0415
+    from jlogd.runtime import daemon  # noqa: PLC0415
+
+    logs.setup(log_level, log_format)
+    return daemon.run(Agent(settings_path))
+
+
+@click.command()
+@settings_option
+@json_option
+def check(settings_path: Path, *, as_json: bool) -> None:
+    r"""Check the settings file; every fault is named with its line (exit 3).
+
+    \b
+    Example:
+      jlogd check -c ./jlogd.toml
+    """
+    settings = load(settings_path)
+    journals = settings.journal_names()
+    if as_json:
+        click.echo(dump({"schema": 1, "ok": True, "node": settings.node.name, "journals": journals}))
+    else:
+        managers = ", ".join(f"{link.subscriber} at {link.address}" for link in settings.manager) or "none"
+        click.echo(
+            f"{settings_path}: good. Node {settings.node.name}, journals: {', '.join(journals) or 'none'}, managers: {managers}"
+        )
+
+
+@click.command("status")
+@settings_option
+@json_option
+def show_status(settings_path: Path, *, as_json: bool) -> None:
+    r"""What the agent follows, holds and delivers. Works on the files when it is stopped.
+
+    \b
+    Examples:
+      jlogd status
+      jlogd status --json | jq '.subscribers[] | {name, lag_records, lag_s}'
+    """
+    document = status(load(settings_path))
+    if as_json:
+        click.echo(dump(document))
+        return
+    state = f"running since {document['since']}, pid {document['pid']}" if document["running"] else "stopped"
+    click.echo(f"node {document['node']} ({document['subcluster']}): {state}")
+    _section("journals", ("journal", "first", "end", "size", "error"), [
+        (item["name"], item["first"], item["end"], format_bytes(item["bytes"]), item["error"]) for item in document["journals"]
+    ])  # fmt: skip
+    _section("sources", ("path", "journal", "state", "position", "size", "lag", "error"), [
+        (item["path"], item["journal"], item["state"], item["position"], item["size"], format_bytes(item["lag_bytes"]), item["error"])
+        for item in document["sources"]
+    ])  # fmt: skip
+    _section("subscribers", ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s"), [
+        (item["name"], item["journal"], item["checkpoint"], item["lag_records"], format_bytes(item["lag_bytes"]), item["lag_s"])
+        for item in document["subscribers"]
+    ])  # fmt: skip
+    _section("sessions", ("manager", "subscriber", "state", "since", "error"), [
+        (item["manager"], item["subscriber"], item["state"], item["since"], item["error"]) for item in document["sessions"]
+    ])  # fmt: skip
+    for warning in document["warnings"]:
+        note(f"warning: {warning}")
+
+
+@click.command()
+@settings_option
+@click.option(
+    "--timeout", metavar="T", default=None, help="Give up after this long (10s, 5m); exit 7. Default: wait for ever."
+)
+@json_option
+def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
+    r"""Wait until every manager has everything that the agent has read, and all files are read to their end.
+
+    \b
+    Example (before a node is taken away):
+      jlogd drain --timeout 5m && systemctl stop jlogd
+    """
+    settings = load(settings_path)
+    deadline = None if timeout is None else time.monotonic() + parse_duration(timeout)
+    while True:
+        document = status(settings)
+        names = {link.subscriber for link in settings.manager}
+        behind = [item for item in document["subscribers"] if item["name"] in names and item["lag_records"]]
+        unread = [item for item in document["sources"] if item["lag_bytes"]]
+        if not behind and not unread:
+            break
+        if not document["running"]:
+            raise UnavailableError("jlogd is not running, and managers do not have everything: start it")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineError("not drained: " + "; ".join(_behind(behind, unread)))
+        time.sleep(DRAIN_POLL_S)
+    if as_json:
+        click.echo(dump({"schema": 1, "drained": True}))
+    else:
+        click.echo("drained: every manager has everything")
+
+
+def _behind(behind: list[dict[str, Any]], unread: list[dict[str, Any]]) -> list[str]:
+    parts = [f"{item['name']} lacks {item['lag_records']} records of {item['journal']}" for item in behind]
+    return parts + [f"{item['lag_bytes']} bytes of {item['path']} are not read" for item in unread]
+
+
+def format_bytes(size: int | None) -> str | None:
+    """A size for people, about three digits."""
+    if size is None:
+        return None
+    return format_size(size) if size < 1024 else _scaled(float(size))
+
+
+def _scaled(size: float) -> str:
+    unit = "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last unit is used after the loop
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.1f} {unit}"
+
+
+def _section(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    click.echo()
+    if rows:
+        print_table(columns, rows)
+    else:
+        click.echo(f"no {title}")

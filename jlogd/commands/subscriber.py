@@ -1,0 +1,120 @@
+"""``jlogd subscriber ls | add | set | remove``: through the running daemon, else on the files."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jlogd.commands.agent import format_bytes, json_option, settings_option
+from jlogd.journal import Journal
+from jlogd.render import print_table
+from jlogd.runtime.control import CONTROL_SOCKET, call
+from jlogd.runtime.errors import UsageError
+from jlogd.settings import AgentSettings, load
+from jlogd.spool.owner import Owner, read_owner
+from jlogd.status import dump, status
+from jlogd.subscribers import apply
+
+journal_option = click.option("--journal", metavar="GLOB", default="*", show_default=True, help="Which journals.")
+yes_option = click.option("--yes", is_flag=True, help="Do it; without this nothing is changed.")
+
+
+@click.group()
+def subscriber() -> None:
+    r"""The named readers of this node's journals. Data is kept until every subscriber has it.
+
+    \b
+    PLACE (--at): begin, end, an OFFSET, a TIME (RFC 3339, or 10m ago), or like:NAME.
+    \b
+    Examples:
+      jlogd subscriber ls
+      jlogd subscriber add audit --journal 'mail*' --at end
+      jlogd subscriber set m1 --at 2h --yes
+      jlogd subscriber remove old-manager --yes
+    """
+
+
+@subscriber.command("ls")
+@settings_option
+@json_option
+def list_subscribers(settings_path: Path, *, as_json: bool) -> None:
+    """Every subscriber with its checkpoint and how far it is behind."""
+    found = status(load(settings_path))["subscribers"]
+    if as_json:
+        click.echo(dump({"schema": 1, "subscribers": found}))
+        return
+    print_table(
+        ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s", "state"),
+        [
+            (s["name"], s["journal"], s["checkpoint"], s["lag_records"], format_bytes(s["lag_bytes"]), s["lag_s"], s["state"])
+            for s in found
+        ],
+    )  # fmt: skip
+
+
+@subscriber.command()
+@click.argument("name")
+@journal_option
+@click.option("--at", metavar="PLACE", default="begin", show_default=True, help="Where it begins.")
+@settings_option
+@json_option
+def add(name: str, journal: str, at: str, settings_path: Path, *, as_json: bool) -> None:
+    """A new subscriber."""
+    _report("added", name, _change(load(settings_path), "add", name=name, journal=journal, at=at), as_json=as_json)
+
+
+@subscriber.command("set")
+@click.argument("name")
+@journal_option
+@click.option("--at", metavar="PLACE", required=True, help="The new place.")
+@yes_option
+@settings_option
+@json_option
+def move(name: str, journal: str, at: str, settings_path: Path, *, yes: bool, as_json: bool) -> None:
+    """Move a subscriber; records between the old place and a later new one are not delivered to it."""
+    if not yes:
+        raise UsageError(f"this moves {name} to {at}, forwards or backwards: say --yes")
+    _report("moved", name, _change(load(settings_path), "set", name=name, journal=journal, at=at), as_json=as_json)
+
+
+@subscriber.command()
+@click.argument("name")
+@journal_option
+@yes_option
+@settings_option
+@json_option
+def remove(name: str, journal: str, settings_path: Path, *, yes: bool, as_json: bool) -> None:
+    """Forget a subscriber; what only it still needed may go."""
+    if not yes:
+        raise UsageError(f"what only {name} still needs will be deleted: say --yes")
+    _report("removed", name, _change(load(settings_path), "remove", name=name, journal=journal), as_json=as_json)
+
+
+def _report(what: str, name: str, journals: list[str], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(dump({"schema": 1, "name": name, "changed": journals}))
+    else:
+        click.echo(f"{what} {name}: {', '.join(journals)}")
+
+
+def _change(settings: AgentSettings, action: str, **arguments: Any) -> list[str]:
+    if read_owner(settings.directory).locked:
+        answer = call(settings.directory / CONTROL_SOCKET, "subscriber", action=action, **arguments)
+        return list(answer["changed"])
+    with _opened(settings) as journals:
+        return apply(journals, action, arguments)
+
+
+@contextlib.contextmanager
+def _opened(settings: AgentSettings) -> Iterator[dict[str, Journal]]:
+    """The journals of a stopped node, under its lock."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Owner.acquire(settings.directory, settings.node.name))
+        directory = settings.directory / "journals"
+        names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+        yield {
+            name: stack.enter_context(Journal.open(directory / name, options=settings.journal_options(name)))
+            for name in names
+        }

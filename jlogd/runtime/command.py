@@ -1,0 +1,54 @@
+"""The frame around every command line: errors become one line and an exit code, tracebacks only with ``--debug``.
+
+With ``--json`` among the arguments an error is one JSON document on stderr:
+``{"error": {"reason", "message"}}``.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from jlogd.runtime.errors import JlogdError, UsageError
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run ``command`` with the process's arguments and leave with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    as_json = "--json" in words
+    try:
+        result = command.main([word for word in words if word != "--debug"], prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        if as_json:
+            _complain(UsageError.reason, error.format_message(), as_json=True)
+        else:
+            error.show()
+        sys.exit(UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except JlogdError as error:
+        if debug:
+            raise
+        _complain(error.reason, str(error), as_json=as_json)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _complain("storage", f"{where}{error.strerror or error}", as_json=as_json)
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _complain(reason: str, message: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"error": {"reason": reason, "message": message}}), err=True)
+    else:
+        for line in message.splitlines() or [reason]:
+            click.echo(f"error: {line}", err=True)

@@ -1,0 +1,173 @@
+"""``jlogd status`` as a document: from the running agent, or from the files of a stopped one."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jlogd.journal import Lag, committed_sources, inspect, lag_of
+from jlogd.runtime.arguments import format_time
+from jlogd.runtime.clock import SYSTEM
+from jlogd.runtime.control import CONTROL_SOCKET, call
+from jlogd.runtime.errors import JlogdError, UnavailableError
+from jlogd.settings import AgentSettings
+from jlogd.spool.owner import read_owner
+
+if TYPE_CHECKING:
+    from jlogd.app import Agent, JournalParts
+
+
+def status(settings: AgentSettings) -> dict[str, Any]:
+    """Ask the daemon when one holds the spool, else read the files."""
+    if read_owner(settings.directory).locked:
+        try:
+            return call(settings.directory / CONTROL_SOCKET, "status")
+        except UnavailableError:
+            if read_owner(settings.directory).locked:
+                raise
+    return stopped_status(settings)
+
+
+def running_status(agent: "Agent") -> dict[str, Any]:
+    """What the agent sees now."""
+    settings, owner = agent.settings, agent.owner
+    journals: list[dict[str, Any]] = []
+    subscribers: list[dict[str, Any]] = []
+    sources: list[dict[str, Any]] = []
+    for part in agent.parts:
+        _add_journal(part, journals, subscribers)
+        sources += [_source_document(part.name, source, part.intake.error) for source in part.tailer.status()]
+    document = _head(settings)
+    document |= {
+        "running": True,
+        "pid": os.getpid(),
+        "since": owner.record.since if owner else None,
+        "journals": journals,
+        "sources": sorted(sources, key=lambda source: source["path"]),
+        "subscribers": sorted(subscribers, key=lambda item: (item["name"], item["journal"])),
+        "sessions": [forwarder.status() for forwarder in agent.forwarders],
+        "warnings": _unlisted(settings, {item["name"] for item in subscribers}),
+    }
+    return document
+
+
+def stopped_status(settings: AgentSettings) -> dict[str, Any]:
+    """What the files say."""
+    journals: list[dict[str, Any]] = []
+    subscribers: list[dict[str, Any]] = []
+    sources: list[dict[str, Any]] = []
+    directory = settings.directory / "journals"
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    for name in names:
+        try:
+            view = inspect(directory / name, SYSTEM.wall_ns())
+            known = committed_sources(directory / name)
+        except JlogdError as error:
+            journals.append({"name": name, "id": None, "first": None, "end": None, "bytes": None, "error": str(error)})
+            continue
+        journals.append(
+            {"name": name, "id": view.id, "first": view.first, "end": view.end, "bytes": view.bytes, "error": None}
+        )
+        subscribers += [_subscriber(name, item.name, item.checkpoint, item.lag) for item in view.subscribers]
+        newest = {path: max(g for p, g in known if p == path) for path, _ in known}
+        sources += [_stopped_source(name, path, known[path, newest[path]].position) for path in sorted(newest)]
+    document = _head(settings)
+    document |= {
+        "running": False,
+        "pid": None,
+        "since": None,
+        "journals": journals,
+        "sources": sources,
+        "subscribers": sorted(subscribers, key=lambda item: (item["name"], item["journal"])),
+        "sessions": [],
+        "warnings": _unlisted(settings, {item["name"] for item in subscribers}),
+    }
+    return document
+
+
+def _head(settings: AgentSettings) -> dict[str, Any]:
+    return {"schema": 1, "node": settings.node.name, "subcluster": settings.node.subcluster}
+
+
+def _add_journal(part: "JournalParts", journals: list[dict[str, Any]], subscribers: list[dict[str, Any]]) -> None:
+    now_ns = SYSTEM.wall_ns()
+    with part.journal.reader() as reader:
+        journals.append(
+            {
+                "name": part.name,
+                "id": part.journal.id.hex(),
+                "first": reader.first,
+                "end": reader.end,
+                "bytes": reader.bytes_from(reader.first),
+                "error": part.intake.error,
+            }
+        )
+        for subscriber in part.journal.subscribers():
+            lag = lag_of(reader, subscriber.checkpoint, now_ns)
+            subscribers.append(_subscriber(part.name, subscriber.name, subscriber.checkpoint, lag))
+
+
+def _subscriber(journal: str, name: str, checkpoint: int, lag: Lag) -> dict[str, Any]:
+    return {
+        "name": name,
+        "journal": journal,
+        "checkpoint": checkpoint,
+        "lag_records": lag.records,
+        "lag_bytes": lag.bytes,
+        "lag_s": lag.seconds,
+        "state": "active",
+    }
+
+
+def _source_document(journal: str, source: Any, error: str | None) -> dict[str, Any]:
+    return {
+        "path": source.path.decode(errors="backslashreplace"),
+        "journal": journal,
+        "position": source.position,
+        "size": source.size,
+        "lag_bytes": source.lag_bytes,
+        "last_read": format_time(source.last_read_ns),
+        "state": source.state,
+        "error": source.error or error,
+    }
+
+
+def _stopped_source(journal: str, path: bytes, position: int) -> dict[str, Any]:
+    try:
+        found = os.stat(path)
+        size, state, error = found.st_size, "waiting", None
+        if not stat.S_ISREG(found.st_mode):
+            state, error = "unreadable", "not a regular file"
+    except FileNotFoundError:
+        size, state, error = 0, "gone", None
+    except OSError as problem:
+        size, state, error = 0, "unreadable", problem.strerror
+    return {
+        "path": path.decode(errors="backslashreplace"),
+        "journal": journal,
+        "position": position,
+        "size": size,
+        "lag_bytes": max(size - position, 0),
+        "last_read": None,
+        "state": state,
+        "error": error,
+    }
+
+
+def _unlisted(settings: AgentSettings, names: set[str]) -> list[str]:
+    listed = {link.subscriber for link in settings.manager}
+    return [
+        f"subscriber {name} has no [[manager]] entry: its data is kept until `jlogd subscriber remove {name} --yes`"
+        for name in sorted(names - listed)
+    ]
+
+
+def dump(document: dict[str, Any]) -> str:
+    """The document as one line of JSON."""
+    return json.dumps(document, ensure_ascii=False)
+
+
+def journals_directory(settings: AgentSettings) -> Path:
+    """Where this node's journals are."""
+    return settings.directory / "journals"

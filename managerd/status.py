@@ -1,0 +1,88 @@
+"""``managerd status`` and ``nodes`` as documents: from the running daemon, or from the files of a stopped one."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jlogd.runtime.arguments import format_time
+from jlogd.runtime.control import CONTROL_SOCKET, call
+from jlogd.runtime.errors import UnavailableError
+from jlogd.spool.owner import read_owner
+from managerd.settings import ManagerSettings
+
+if TYPE_CHECKING:
+    from managerd.app import Manager
+
+
+def ask(settings: ManagerSettings, command: str) -> dict[str, Any]:
+    """``status`` or ``nodes``: from the daemon when one holds the archive, else from the files."""
+    data = settings.manager.data
+    if read_owner(data).locked:
+        try:
+            return call(data / CONTROL_SOCKET, command)
+        except UnavailableError:
+            if read_owner(data).locked:
+                raise
+    return stopped_status(settings) if command == "status" else {"schema": 1, "nodes": silent_nodes(data, set())}
+
+
+def running_status(manager: "Manager") -> dict[str, Any]:
+    """What the daemon sees now."""
+    document = stopped_status(manager.settings)
+    owner = manager.owner
+    document |= {
+        "running": True,
+        "pid": os.getpid(),
+        "since": owner.record.since if owner else None,
+        "sessions": manager.live_sessions(),
+    }
+    return document
+
+
+def stopped_status(settings: ManagerSettings) -> dict[str, Any]:
+    """What the files say."""
+    data = settings.manager.data
+    files, journals, nodes = 0, 0, 0
+    for node in _directories(data / "archive"):
+        nodes += 1
+        for log in _directories(node):
+            journals += 1
+            files += sum(path.stat().st_size for path in log.glob("*/*.jls"))
+    return {
+        "schema": 1,
+        "manager": settings.manager.name,
+        "subscriber": settings.subscriber,
+        "running": False,
+        "pid": None,
+        "since": None,
+        "nodes": nodes,
+        "sessions": 0,
+        "journals": journals,
+        "bytes": files,
+    }
+
+
+def silent_nodes(data: Path, connected: set[str]) -> list[dict[str, Any]]:
+    """Nodes that have an archive and are not connected; last seen when their newest segment was written."""
+    found = []
+    for node in _directories(data / "archive"):
+        if node.name in connected:
+            continue
+        written = [path.stat().st_mtime_ns for path in node.glob("*/*/*.jls")]
+        found.append(
+            {
+                "name": node.name,
+                "subcluster": None,
+                "state": "silent",
+                "since": None,
+                "last_seen": format_time(max(written, default=None)),
+                "journals": len(_directories(node)),
+                "lag_records": None,
+                "error": None,
+            }
+        )
+    return found
+
+
+def _directories(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
