@@ -176,3 +176,18 @@ def _judge(source: Path, have: list[bytes], want: list[bytes], written: set[byte
 def _repeats(all_lines: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     ordered = sorted(all_lines)
     return ((a, b) for a, b in itertools.pairwise(ordered) if a == b)
+
+
+def compare_whole(journal: Path, source: Path) -> str:
+    """Empty when ``journal`` holds exactly ``source``, one generation, no gap; else the first difference."""
+    gaps: list[Gap] = []
+    faults: list[str] = []
+    position = 0
+    with source.open("rb") as file:
+        for piece in pieces(journal, gaps, faults):
+            if piece.first != position or file.read(len(piece.text)) != piece.text:
+                return f"{journal}: the bytes from {position} on are not those of {source} (piece at {piece.first})"
+            position += len(piece.text)
+        if file.read(1):
+            return f"{journal}: ends at byte {position} of {source.stat().st_size}"
+    return "; ".join(faults + [str(gap) for gap in gaps])
