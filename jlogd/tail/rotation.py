@@ -1,0 +1,94 @@
+"""The files that may hold generations of one path: the path itself and its rotated siblings.
+
+Looks at names and status only, opens nothing. Newest first, the path itself
+before all others; a compressed file beside its plain form does not count (it is
+being written, or the plain form is about to go).
+"""
+
+import os
+from dataclasses import dataclass
+
+from jlogd.tail.content import CompressedContent, Content, PlainContent
+from jlogd.tail.siblings import Compression, RotatedName, newest_first, reading_of
+from jlogd.tail.sourcefs import SourceFs, refusal
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """One file as the directory shows it."""
+
+    path: bytes
+    status: os.stat_result
+    compression: Compression | None
+    current: bool
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        """Device and inode."""
+        return self.status.st_dev, self.status.st_ino
+
+
+def inode_of(status: os.stat_result) -> tuple[int, int]:
+    """Device and inode."""
+    return status.st_dev, status.st_ino
+
+
+def places(path: bytes) -> list[tuple[bytes, bytes]]:
+    """Directories and base names under which siblings of ``path`` may stand: its own, and its link target's."""
+    found = [os.path.split(path)]
+    real = os.path.split(os.path.realpath(path))
+    return found if real == found[0] else [*found, real]
+
+
+def find(fs: SourceFs, path: bytes, current: os.stat_result | None, extra: list[bytes]) -> list[FoundFile]:
+    """The path itself (if ``current``), then its siblings newest first, then ``extra`` paths (other names of a file).
+
+    Raises OSError when a directory cannot be listed: then nothing can be said.
+    """
+    files = [FoundFile(path, current, None, current=True)] if current else []
+    named: list[tuple[RotatedName, FoundFile]] = []
+    for directory, base in places(path):
+        stem = os.path.splitext(base)[0]
+        for name in fs.names(directory):
+            reading = reading_of(name, base) if name.startswith(stem) and name != base else None
+            if reading and (found := _file(fs, os.path.join(directory, name), reading.compression)):
+                named.append((reading, found))
+    plain = {(os.path.dirname(file.path), name.slot) for name, file in named if not name.compression}
+    counted = [
+        (name, file)
+        for name, file in named
+        if not name.compression or (os.path.dirname(file.path), name.slot) not in plain
+    ]
+    order = newest_first([(name, file.status.st_mtime_ns) for name, file in counted])
+    others = [counted[index][1] for index in order]
+    others += [file for name in extra if (file := _file(fs, name, None))]
+    seen = {file.inode for file in files}
+    for file in others:
+        if file.inode not in seen:
+            seen.add(file.inode)
+            files.append(file)
+    return files
+
+
+def _file(fs: SourceFs, path: bytes, compression: Compression | None) -> FoundFile | None:
+    try:
+        status = fs.stat(path)
+    except OSError:  # gone since it was listed: the next look finds it under its new name
+        return None
+    if refusal(status.st_mode):
+        return None
+    return FoundFile(path, status, compression, current=False)
+
+
+def open_content(fs: SourceFs, file: FoundFile) -> Content | None:
+    """Open what was found; None when another file stands there by now. Raises OSError."""
+    fd = fs.open(file.path)
+    try:
+        status = fs.fstat(fd)
+        if inode_of(status) != file.inode or refusal(status.st_mode):
+            os.close(fd)
+            return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return CompressedContent(fd, status, file.compression) if file.compression else PlainContent(fd, status)
