@@ -28,29 +28,16 @@ from types import TracebackType
 from typing import Literal, Self
 
 from jlogd.journal.checkpoint import Subscriber, SubscriberStore
-from jlogd.journal.frame import (
-    CHAIN_ORIGIN,
-    Buffer,
-    FrameFields,
-    Framing,
-    Kind,
-    check_frame,
-    content_hash,
-    decode_header,
-    encode_frame,
-    encode_lengths,
-    next_chain,
-    store_body,
-)
+from jlogd.journal.composer import Composer, Draft
+from jlogd.journal.frame import CHAIN_ORIGIN, Buffer, Framing, encode_lengths
 from jlogd.journal.live import LiveSegment, create_segment
 from jlogd.journal.mark import CommittedMark, WriterLock, read_committed
-from jlogd.journal.metadata import decode_metadata, encode_gap, encode_run, pack_metadata
 from jlogd.journal.model import (
     FRAME_RAW_MAX,
+    FRAME_STORED_MAX,
     Base,
     Entry,
     Gap,
-    GapKind,
     JournalOptions,
     Offset,
     Run,
@@ -62,31 +49,12 @@ from jlogd.journal.reader import Reader
 from jlogd.journal.recovery import History, Loaded, Recovery, load, tip_of
 from jlogd.journal.segment import list_segments, visible_segments
 from jlogd.runtime.clock import SYSTEM, Clock
-from jlogd.runtime.errors import ConflictError, DamageError, StorageError, UsageError
+from jlogd.runtime.errors import StorageError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
 
 LOOSE_BYTES = 256 << 10  # single appends are gathered into a frame of about this size
 TERMS_KEPT = 1024  # the part of the history that handshakes compare
 GENERATIONS_KEPT = 8  # of each source, in a replica: it never hears of FORGET
-
-
-class _Pending:
-    """One appended frame that is not committed yet, and what it will change when it is."""
-
-    __slots__ = ("buffers", "chain", "count", "end", "first", "runs", "term", "time_ns")
-
-    def __init__(
-        self, buffers: Sequence[Buffer], first: int, count: int, chain: bytes, term: tuple[int, int],
-        runs: Sequence[Run], time_ns: int,
-    ) -> None:  # fmt: skip
-        self.buffers = buffers
-        self.first = first
-        self.count = count  # offsets covered; 0 for a note
-        self.end = first + count
-        self.chain = chain
-        self.term = term
-        self.runs = runs
-        self.time_ns = time_ns
 
 
 class Journal:
@@ -113,12 +81,10 @@ class Journal:
         self._previous = loaded.previous if loaded else None
         self._live: LiveSegment | None = None
         self._broken: OSError | None = None
-        self._pending: list[_Pending] = []
+        self._pending: list[Draft] = []
         self._loose: list[bytes] = []
         self._loose_bytes = 0
-        self._append_end = self._history.end
-        self._append_chain = self._history.chain
-        self._own_term: tuple[int, int] | None = None
+        self._composer = Composer(self._history, self._salt, options.codec, clock)
         self._synced_s = clock.monotonic_s()
         self._published = threading.Condition()  # guards _tip
         self._tip = tip_of(self._first, self._history)
@@ -182,7 +148,7 @@ class Journal:
     @property
     def append_end(self) -> Offset:
         """End including what is appended and not committed."""
-        return Offset(self._append_end + len(self._loose))
+        return Offset(self._composer.end + len(self._loose))
 
     @property
     def pending_bytes(self) -> int:
@@ -226,58 +192,34 @@ class Journal:
         """Take a block of whole lines, each ending with a newline, as one frame; returns the first one's offset.
 
         ``runs`` tell where consecutive lines came from; their counts and lengths must add up to
-        the block (checked). UsageError when they do not, or when the block is over 4 MiB.
+        the block (checked). UsageError when they do not, or when the block is over 3 MiB.
         """
         self._flush_loose()
         raw = block if isinstance(block, bytes) else bytes(block)
         count = raw.count(b"\n")
-        if not raw.endswith(b"\n") or len(raw) > FRAME_RAW_MAX:
-            raise UsageError(f"a block of lines must end with a newline and be at most {FRAME_RAW_MAX} bytes")
+        if not raw.endswith(b"\n") or len(raw) > FRAME_STORED_MAX:
+            raise UsageError(f"a block of lines must end with a newline and be at most {FRAME_STORED_MAX} bytes")
         if runs and (sum(r.record_count for r in runs), sum(r.raw_length for r in runs)) != (count, len(raw)):
             raise UsageError("the runs do not add up to the block")
-        return self._append_body(raw, count, runs, Framing.LINES)
+        return self._take(self._composer.records(raw, count, runs, Framing.LINES))
 
     def append_gap(self, gap: Gap) -> Offset:
         """Take a gap: kind OFFSETS covers its own range, which must begin at ``append_end``; kind SOURCE one offset."""
         self._flush_loose()
-        count = gap.end - gap.first if gap.kind is GapKind.OFFSETS else 1
-        if gap.kind is GapKind.OFFSETS and (gap.first != self._append_end or count <= 0):
-            raise ConflictError(f"gap [{gap.first}, {gap.end}) does not begin at the journal's end {self._append_end}")
-        first, metadata = self._append_end, encode_gap(gap)
-        now_ns = self._clock.wall_ns()
-        chain = next_chain(self._append_chain, first, first + count, content_hash(metadata))
-        term = self._term()
-        fields = FrameFields(Kind.GAP, first, count, *term, self._salt, chain, now_ns, now_ns)
-        self._take(_Pending(encode_frame(fields, metadata), first, count, chain, term, (), now_ns))
-        return Offset(first)
+        return self._take(self._composer.gap(gap))
 
     def note_sources(self, runs: Sequence[Run]) -> None:
         """Remember positions without lines, or forget generations; local, durable with the next commit."""
         self._flush_loose()
-        now_ns = self._clock.wall_ns()
-        term = self._term()
-        for metadata in pack_metadata(encode_run(run) for run in runs):
-            fields = FrameFields(Kind.NOTE, self._append_end, 0, *term, self._salt, self._append_chain, now_ns, now_ns)
-            buffers = encode_frame(fields, metadata)
-            kept = decode_metadata(metadata).runs
-            self._take(_Pending(buffers, self._append_end, 0, self._append_chain, term, kept, now_ns))
+        for draft in self._composer.notes(runs):
+            self._take(draft)
 
     def append_frame(self, frame: Buffer) -> None:
         """Take a frame as another journal with the same id wrote it (the replica's way); checked before it counts.
 
         ConflictError unless it begins at ``append_end``; DamageError, FormatError.
         """
-        view = memoryview(frame)
-        header = decode_header(view)
-        if header.salt != self._salt or header.is_local or len(view) != header.frame_length:
-            raise DamageError("frame is not one of this journal, or is local to its writer")
-        runs = decode_metadata(check_frame(header, view)).runs
-        if header.first_offset != self._append_end or header.offset_count == 0:
-            raise ConflictError(f"frame begins at {header.first_offset}, the replica ends at {self._append_end}")
-        term = (header.term, header.nonce)
-        self._take(
-            _Pending([view], header.first_offset, header.offset_count, header.chain, term, runs, header.read_max_ns)
-        )
+        self._take(self._composer.verbatim(frame))
 
     # ------------------------------------------------------------------ commit
 
@@ -304,7 +246,7 @@ class Journal:
     def drop_pending(self) -> None:
         """Forget what was appended and not committed (a replica whose sender sends it again)."""
         self._loose, self._loose_bytes, self._pending = [], 0, []
-        self._append_end, self._append_chain = self._history.end, self._history.chain
+        self._composer.reset()
         if self._live is not None and self._live.length != self._live.synced:
             self._break(OSError(0, "pending frames were dropped"))
         self._broken = None
@@ -339,11 +281,10 @@ class Journal:
 
     def _rewrite_pending(self) -> None:
         try:
-            self._start_segment()
-            assert self._live is not None
+            live = self._start_segment()
             for item in self._pending:
-                self._live.append(item.buffers, item.first, item.time_ns)
-            self._live.sync()
+                live.append(item.buffers, item.first, item.time_ns)
+            live.sync()
         except OSError as error:
             self._break(error)
             raise StorageError(f"{self.path}: cannot write: {error.strerror or error}") from error
@@ -351,7 +292,7 @@ class Journal:
 
     def _publish(self) -> None:
         for item in self._pending:
-            if item.count:
+            if item.end > item.first:
                 self._history.note_term(*item.term, item.first)
                 self._history.chain, self._history.end = item.chain, item.end
             self._history.note_runs(list(item.runs))
@@ -387,7 +328,7 @@ class Journal:
         live.seal()
         self.retain()
 
-    def _start_segment(self) -> None:
+    def _start_segment(self) -> LiveSegment:
         """Create the segment that begins at the committed end. OSError."""
         self._prune_generations()
         self._live = create_segment(
@@ -396,9 +337,10 @@ class Journal:
             sources=self._history.sources, previous=self._previous,
             now=(self._clock.wall_ns(), self._clock.monotonic_s()),
         )  # fmt: skip
+        return self._live
 
     def _prune_generations(self) -> None:
-        if self._own_term is not None:
+        if self._composer.writes_own:
             return  # a node's own journal forgets only what its tailer tells it to
         newest: dict[bytes, int] = {}
         for source, generation in self._history.sources:
@@ -407,58 +349,31 @@ class Journal:
             if key[1] <= newest[key[0]] - GENERATIONS_KEPT:
                 del self._history.sources[key]
 
-    # ------------------------------------------------------------------ frames
-
-    def _term(self) -> tuple[int, int]:
-        if self._own_term is None:
-            last = self._history.terms[-1].counter if self._history.terms else 0
-            self._own_term = (last + 1, secrets.randbits(64))
-        return self._own_term
+    # ------------------------------------------------------------------ drafts
 
     def _flush_loose(self) -> None:
         if self._loose:
             records, self._loose, self._loose_bytes = self._loose, [], 0
-            self._append_body(encode_lengths(records), len(records), (), Framing.LENGTHS)
+            self._take(self._composer.records(encode_lengths(records), len(records), (), Framing.LENGTHS))
 
-    def _append_body(self, raw: bytes, count: int, runs: Sequence[Run], framing: Framing) -> Offset:
-        first = self._append_end
-        now_ns = self._clock.wall_ns()
-        chain = next_chain(self._append_chain, first, first + count, content_hash(raw))
-        codec, stored = store_body(raw, self.options.codec)
-        term = self._term()
-        fields = FrameFields(Kind.RECORDS, first, count, *term, self._salt, chain, now_ns, now_ns, framing)
-        metadata = b"".join(encode_run(run) for run in runs)
-        buffers = encode_frame(fields, metadata, stored, codec, len(raw))
-        self._take(_Pending(buffers, first, count, chain, term, runs, now_ns))
-        return Offset(first)
-
-    def _take(self, item: _Pending) -> None:
+    def _take(self, draft: Draft) -> Offset:
         """Remember the frame until it is committed, and write it now if the disk takes it."""
         begins_group = not self._pending
-        self._pending.append(item)
-        self._append_end, self._append_chain = item.end, item.chain
-        if self._broken is not None:
-            return
-        try:
-            if self._live is None:
-                self._start_segment()
-            assert self._live is not None
-            if begins_group:
-                self._mark_if_due(self._live)
-            self._live.append(item.buffers, item.first, item.time_ns)
-        except OSError as error:
-            self._break(error)
+        self._pending.append(draft)
+        if self._broken is None:
+            try:
+                live = self._live or self._start_segment()
+                if begins_group:
+                    self._mark_if_due(live)
+                live.append(draft.buffers, draft.first, draft.time_ns)
+            except OSError as error:
+                self._break(error)
+        return Offset(draft.first)
 
     def _mark_if_due(self, live: LiveSegment) -> None:
         now_s = self._clock.monotonic_s()
-        if live.mark_due(now_s) and self.options.sync == "batch":
-            now_ns = self._clock.wall_ns()
-            term = self._history.terms[-1] if self._history.terms else None
-            fields = FrameFields(
-                Kind.MARK, self._history.end, 0, term.counter if term else 0, term.nonce if term else 0,
-                self._salt, self._history.chain, now_ns, now_ns,
-            )  # fmt: skip
-            live.mark(encode_frame(fields, b""), now_s)
+        if self.options.sync == "batch" and live.mark_due(now_s):
+            live.mark(self._composer.mark(), now_s)
 
     # ------------------------------------------------------------------ read
 

@@ -76,7 +76,7 @@ class Reader:
 
     @classmethod
     def open(cls, path: Path, fs: FileSystem = OS) -> "Reader":
-        """A reader for a journal that this process does not write. FormatError, OSError, DamageError when none is there."""
+        """A reader for a journal that another process may write. FormatError, OSError; DamageError when none is there."""
         reader = cls(Path(path), fs)
         if not reader._names:
             raise DamageError(f"{path}: no journal here (no segment with a complete header)")
@@ -189,7 +189,7 @@ class Reader:
             if offset == tip.end and tip.terms:
                 return tip.terms[-1], tip.chain
         self.refresh()
-        for at, name in enumerate(self._names):
+        for name in self._names:
             if name.first == offset:
                 header = self._open(name).header
                 if header is not None:
@@ -244,7 +244,7 @@ class Reader:
         return segment.header is not None or Walker(segment.file).next_sound(0) is not None
 
     def _find_end(self) -> int:
-        """The end as another process can know it: the writer's mark while it lives, else what the last segment holds."""
+        """The end as another process can know it: the living writer's mark, else what the last segment holds."""
         if not self._names:
             return 0
         name = self._names[-1]

@@ -58,11 +58,11 @@ def segment_path(directory: Path, first: int, epoch: int) -> Path:
 
 def list_segments(fs: FileSystem, directory: Path) -> list[SegmentName]:
     """All segment files of a directory, used or not."""
-    found = []
-    for name in fs.list_dir(directory):
-        if match := _NAME.match(name):
-            found.append(SegmentName(int(match[1]), int(match[2], 16), directory / name))
-    return found
+    return [
+        SegmentName(int(match[1]), int(match[2], 16), directory / name)
+        for name in fs.list_dir(directory)
+        if (match := _NAME.match(name))
+    ]
 
 
 def visible_segments(names: list[SegmentName]) -> list[SegmentName]:
@@ -154,7 +154,7 @@ class Walker:
         self.position = position
 
     def next(self) -> FrameView | BadPlace | None:
-        """The frame at ``position`` (and move past it), the bad place there (and stay), or None at the end of the file."""
+        """The frame at ``position`` (and move past it), a bad place (and stay), or None at the end of the file."""
         try:
             view = self._frame_at(self.position)
         except FormatError:
@@ -226,7 +226,7 @@ def read_segment_header(file: File) -> SegmentHeader | None:
             info, first_view = view.metadata.segment, view
             if info.format_version > 1:
                 raise FormatError(
-                    f"{file.path}: journal format {info.format_version} is newer than this version, which reads 1: upgrade"
+                    f"{file.path}: journal format {info.format_version} is newer than this version, which reads 1"
                 )
         terms += view.metadata.terms
         runs += view.metadata.runs
@@ -279,7 +279,7 @@ def scan_segment(file: File, header: SegmentHeader, on_frame: Callable[[FrameVie
 
 
 def walk(walker: Walker, damage: list[BadPlace]) -> Iterator[FrameView]:
-    """All sound frames from the walker's position on; bad places are appended to ``damage``, the last with no resume."""
+    """All sound frames from the walker's position on; bad places go to ``damage``."""
     while (item := walker.next()) is not None:
         if isinstance(item, BadPlace):
             damage.append(item)

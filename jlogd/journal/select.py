@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jlogd.journal.frame import Framing, Kind, split_records
+from jlogd.journal.mark import read_committed
 from jlogd.journal.model import Damage, Gap, GapKind, Run
 from jlogd.journal.reader import Reader
 from jlogd.journal.segment import FrameView
 from jlogd.runtime.arguments import RecordRange
 from jlogd.runtime.errors import DamageError
+from jlogd.runtime.fs import OS, FileSystem
 
 _LENGTH = struct.Struct("<I")
 
@@ -94,3 +96,16 @@ def frame_damage(reader: Reader, view: FrameView, error: Exception) -> Damage:
 def is_damage_gap(reader: Reader, gap: Gap) -> bool:
     """True when the reader itself put this gap in the place of damaged bytes."""
     return gap.kind is GapKind.OFFSETS and any(d.first == gap.first and d.end == gap.end for d in reader.damage)
+
+
+def lost_tail(reader: Reader, fs: FileSystem = OS) -> list[Damage]:
+    """What the last commit of a writer that is gone had confirmed and the files do not hold; empty or one item.
+
+    A flipped bit in the youngest frames looks like a torn tail, which nobody had confirmed;
+    the ``committed`` file tells the two apart.
+    """
+    committed = read_committed(fs, reader.path / "committed")
+    if committed is None or committed.journal_id != reader.id or committed.end <= reader.end or not reader.segments:
+        return []
+    last = reader.segments[-1].path
+    return [Damage(str(last), last.stat().st_size, reader.end, committed.end, "committed records are not in the file")]
