@@ -69,7 +69,6 @@ class Daemon:
     directory: Path  # working directory and home of its log, ``NAME.log``
     leave_running: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    wrap: Sequence[str] = ()  # put before argv, such as the power-cut recorder
     starts: int = 0
     kills: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -95,7 +94,7 @@ class Daemon:
         assert not self.running, f"{self.name} runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.wrap, *self.argv],
+                self.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
