@@ -20,9 +20,9 @@ from jlogd.journal.frame import Framing
 from jlogd.journal.model import Damage, Gap, GapKind, RunFlags
 from jlogd.journal.reader import Reader
 from jlogd.journal.segment import FrameView
-from jlogd.journal.select import Slice, frame_damage, is_damage_gap, slice_records, slices
+from jlogd.journal.select import Slice, frame_damage, is_damage_gap, lost_tail, slice_records, slices
 from jlogd.runtime.arguments import RecordRange, format_time
-from jlogd.runtime.errors import DamageError
+from jlogd.runtime.errors import DamageError, UsageError
 
 Mode = Literal["text", "raw", "json"]
 
@@ -65,7 +65,7 @@ class RecordWriter:
                 "flags": ["gap"],
                 "gap": gap_document(gap),
             }
-            self._out.write(_line(document))
+            self._out.write(json_line(document))
 
     def flush(self) -> None:
         """Hand everything to the kernel."""
@@ -91,7 +91,7 @@ class RecordWriter:
         except UnicodeDecodeError:
             document["base64"] = base64.b64encode(record).decode()
         document["flags"] = [word for flag, word in _FLAG_WORDS if part.run.flags & flag]
-        return _line(document)
+        return json_line(document)
 
 
 def copy_records(
@@ -115,6 +115,8 @@ def copy_records(
         except DamageError as error:
             damage.append(frame_damage(reader, view, error))
     damage = reader.damage[known:] + damage
+    if end is None or end >= reader.end:
+        damage += lost_tail(reader)
     for item in damage:
         note(damage_line(item))
     return damage
@@ -163,13 +165,26 @@ def decode_path(path: bytes) -> str:
     return path.decode(errors="backslashreplace")
 
 
-def _line(document: Mapping[str, Any]) -> bytes:
+def mode_of(*, raw: bool, as_json: bool) -> Mode:
+    """The mode that the flags ask for. UsageError when they contradict."""
+    if raw and as_json:
+        raise UsageError("--raw and --json cannot both be: choose one")
+    return "raw" if raw else "json" if as_json else "text"
+
+
+def json_line(document: Mapping[str, Any]) -> bytes:
+    """One JSON object and a newline."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace") + b"\n"
 
 
 def note(text: str) -> None:
     """One line on stderr."""
     click.echo(text, err=True)
+
+
+def note_error(reason: str, message: str) -> None:
+    """An error for scripts, on stderr."""
+    click.echo(json.dumps({"error": {"reason": reason, "message": message}}), err=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

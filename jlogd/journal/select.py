@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jlogd.journal.frame import Framing, Kind, split_records
-from jlogd.journal.mark import read_committed
+from jlogd.journal.mark import is_locked, read_committed
 from jlogd.journal.model import Damage, Gap, GapKind, Run
 from jlogd.journal.reader import Reader
 from jlogd.journal.segment import FrameView
@@ -104,8 +104,16 @@ def lost_tail(reader: Reader, fs: FileSystem = OS) -> list[Damage]:
     A flipped bit in the youngest frames looks like a torn tail, which nobody had confirmed;
     the ``committed`` file tells the two apart.
     """
-    committed = read_committed(fs, reader.path / "committed")
-    if committed is None or committed.journal_id != reader.id or committed.end <= reader.end or not reader.segments:
+    if not reader.segments or _committed_end(reader, fs) <= reader.end or is_locked(reader.path / "lock"):
+        return []
+    reader.refresh()  # a writer may have committed and gone since the reader looked
+    end = _committed_end(reader, fs)
+    if end <= reader.end:
         return []
     last = reader.segments[-1].path
-    return [Damage(str(last), last.stat().st_size, reader.end, committed.end, "committed records are not in the file")]
+    return [Damage(str(last), last.stat().st_size, reader.end, end, "committed records are not in the file")]
+
+
+def _committed_end(reader: Reader, fs: FileSystem) -> int:
+    committed = read_committed(fs, reader.path / "committed")
+    return committed.end if committed is not None and committed.journal_id == reader.id else 0
