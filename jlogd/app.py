@@ -63,7 +63,7 @@ class Agent:
     # ------------------------------------------------------------------ start
 
     def start(self, fail: OnFailure) -> None:
-        """Take the lock, recover the journals, start everything. SettingsError, LockedError, StorageError, DamageError."""
+        """Take the lock, recover the journals, start everything. Any JlogdError."""
         self._fail = fail
         self.settings = load(self._path)
         _check_own_certificate(self.settings)
@@ -87,11 +87,11 @@ class Agent:
             part.worker.start()
 
     def _open_journal(self, name: str) -> JournalParts:
-        assert self._owner is not None
         settings = self.settings
+        epoch = self._owner.epoch if self._owner else 0
         path = settings.directory / "journals" / name
         journal = Journal.open(
-            path, options=settings.journal_options(name), epoch=self._owner.epoch, fs=self._fs, clock=self._clock
+            path, options=settings.journal_options(name), epoch=epoch, fs=self._fs, clock=self._clock
         )
         _report_recovery(name, journal)
         for link in settings.manager:
@@ -121,7 +121,7 @@ class Agent:
     # ------------------------------------------------------------------ reload, stop
 
     def reload(self) -> None:
-        """Take over a changed settings file: stop the pipeline, start it with the new settings. SettingsError keeps the old."""
+        """Take over a changed settings file by restarting the pipeline. SettingsError keeps the old."""
         fresh = load(self._path)
         if fresh == self.settings:
             log.info("reload: nothing changed")

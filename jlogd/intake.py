@@ -98,7 +98,7 @@ class Intake:
                 self._journal.commit()
             except StorageError as error:
                 if self.error is None:
-                    log.error("journal %s: %s; nothing is lost, waiting for space", self.name, error)
+                    log.warning("journal %s: %s; nothing is lost, waiting for space", self.name, error)
                 self.error = str(error)
                 if stopping.wait(RETRY_S):
                     return

@@ -1,6 +1,7 @@
 """``jlogd run | check | status | drain``."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ settings_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 DRAIN_POLL_S = 0.2
+SUBSCRIBER_COLUMNS = ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s", "state")
 
 
 @click.command()
@@ -81,29 +83,19 @@ def show_status(settings_path: Path, *, as_json: bool) -> None:
         return
     state = f"running since {document['since']}, pid {document['pid']}" if document["running"] else "stopped"
     click.echo(f"node {document['node']} ({document['subcluster']}): {state}")
-    _section("journals", ("journal", "first", "end", "size", "error"), [
-        (item["name"], item["first"], item["end"], format_bytes(item["bytes"]), item["error"]) for item in document["journals"]
-    ])  # fmt: skip
-    _section("sources", ("path", "journal", "state", "position", "size", "lag", "error"), [
-        (item["path"], item["journal"], item["state"], item["position"], item["size"], format_bytes(item["lag_bytes"]), item["error"])
-        for item in document["sources"]
-    ])  # fmt: skip
-    _section("subscribers", ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s"), [
-        (item["name"], item["journal"], item["checkpoint"], item["lag_records"], format_bytes(item["lag_bytes"]), item["lag_s"])
-        for item in document["subscribers"]
-    ])  # fmt: skip
-    _section("sessions", ("manager", "subscriber", "state", "since", "error"), [
-        (item["manager"], item["subscriber"], item["state"], item["since"], item["error"]) for item in document["sessions"]
-    ])  # fmt: skip
+    for title, columns, rows in _sections(document):
+        click.echo()
+        if rows:
+            print_table(columns, rows)
+        else:
+            click.echo(f"no {title}")
     for warning in document["warnings"]:
         note(f"warning: {warning}")
 
 
 @click.command()
 @settings_option
-@click.option(
-    "--timeout", metavar="T", default=None, help="Give up after this long (10s, 5m); exit 7. Default: wait for ever."
-)
+@click.option("--timeout", metavar="T", help="Give up after this long (10s, 5m) with exit 7. Default: wait for ever.")
 @json_option
 def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
     r"""Wait until every manager has everything that the agent has read, and all files are read to their end.
@@ -146,16 +138,36 @@ def format_bytes(size: int | None) -> str | None:
 
 def _scaled(size: float) -> str:
     unit = "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last unit is used after the loop
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024 or unit == "TiB":
             break
         size /= 1024
     return f"{size:.1f} {unit}"
 
 
-def _section(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    click.echo()
-    if rows:
-        print_table(columns, rows)
-    else:
-        click.echo(f"no {title}")
+def _sections(document: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:
+    yield (
+        "journals",
+        ("journal", "first", "end", "size", "error"),
+        [(j["name"], j["first"], j["end"], format_bytes(j["bytes"]), j["error"]) for j in document["journals"]],
+    )
+    yield (
+        "sources",
+        ("path", "journal", "state", "position", "size", "lag", "error"),
+        [
+            (s["path"], s["journal"], s["state"], s["position"], s["size"], format_bytes(s["lag_bytes"]), s["error"])
+            for s in document["sources"]
+        ],
+    )
+    yield "subscribers", SUBSCRIBER_COLUMNS, [subscriber_row(item) for item in document["subscribers"]]
+    yield (
+        "sessions",
+        ("manager", "subscriber", "state", "since", "error"),
+        [(s["manager"], s["subscriber"], s["state"], s["since"], s["error"]) for s in document["sessions"]],
+    )
+
+
+def subscriber_row(item: dict[str, Any]) -> tuple[object, ...]:
+    """One subscriber as a row below ``SUBSCRIBER_COLUMNS``."""
+    lag = (item["lag_records"], format_bytes(item["lag_bytes"]), item["lag_s"])
+    return (item["name"], item["journal"], item["checkpoint"], *lag, item["state"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from jlogd.commands.agent import format_bytes, json_option, settings_option
+from jlogd.commands.agent import SUBSCRIBER_COLUMNS, json_option, settings_option, subscriber_row
 from jlogd.journal import Journal
 from jlogd.render import print_table
 from jlogd.runtime.control import CONTROL_SOCKET, call
@@ -45,13 +45,7 @@ def list_subscribers(settings_path: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(dump({"schema": 1, "subscribers": found}))
         return
-    print_table(
-        ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s", "state"),
-        [
-            (s["name"], s["journal"], s["checkpoint"], s["lag_records"], format_bytes(s["lag_bytes"]), s["lag_s"], s["state"])
-            for s in found
-        ],
-    )  # fmt: skip
+    print_table(SUBSCRIBER_COLUMNS, [subscriber_row(item) for item in found])
 
 
 @subscriber.command()

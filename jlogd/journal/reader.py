@@ -76,7 +76,7 @@ class Reader:
 
     @classmethod
     def open(cls, path: Path, fs: FileSystem = OS) -> "Reader":
-        """A reader for a journal that another process may write. FormatError, OSError; DamageError when none is there."""
+        """A reader for a journal that another process may write. FormatError, OSError; DamageError without one."""
         reader = cls(Path(path), fs)
         if not reader._names:
             raise DamageError(f"{path}: no journal here (no segment with a complete header)")

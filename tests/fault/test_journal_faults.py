@@ -1,11 +1,14 @@
-"""Every file operation of a journal fails or tears once; every truncation and every flipped bit of a segment is found."""
+"""Every file operation of a journal fails or tears once; every truncation and flipped bit of a segment is found."""
 
 import errno
+import struct
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from jlogd.journal import Journal, JournalOptions, Reader
+from jlogd.journal.frame import HEADER_LENGTH, crc32c
 from jlogd.journal.segment import list_segments
 from jlogd.runtime.errors import DamageError, FormatError, StorageError
 from jlogd.runtime.fs import OS
@@ -36,8 +39,6 @@ def use(directory: Path, fs: FaultyFs, accepted: list[bytes]) -> int:
 
 def operations() -> int:
     """How many file operations ``use`` makes."""
-    import tempfile
-
     fs = FaultyFs()
     with tempfile.TemporaryDirectory() as directory:
         use(Path(directory) / "j", fs, [])
@@ -151,10 +152,6 @@ def test_torn_tail_is_cut_and_said(tmp_path: Path) -> None:
 
 def test_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     """A journal of a newer format version is refused, untouched, saying what to do."""
-    import struct
-
-    from jlogd.journal.frame import HEADER_LENGTH, crc32c
-
     with Journal.open(tmp_path / "j") as journal:
         journal.append(b"kept")
     path = list_segments(OS, tmp_path / "j")[0].path
@@ -171,10 +168,6 @@ def test_newer_format_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_unknown_required_feature_is_refused_by_name(tmp_path: Path) -> None:
     """A frame with an unknown required bit is refused, not taken for damage."""
-    import struct
-
-    from jlogd.journal.frame import crc32c
-
     with Journal.open(tmp_path / "j", options=JournalOptions(codec="none")) as journal:
         journal.append(b"kept")
     path = list_segments(OS, tmp_path / "j")[0].path
