@@ -12,12 +12,10 @@ generate() {
 }
 
 drift() {
-    local fresh
     mkdir -p .cache
     fresh=$(mktemp -d -p "$PWD/.cache")
     trap 'rm -rf "$fresh"' EXIT
     generate "$fresh"
-    local package
     for package in $(cd "$fresh" && find . -mindepth 2 -maxdepth 2 -type d); do
         if ! diff -ru --exclude=__init__.py --exclude=__pycache__ "$package" "$fresh/$package"; then
             echo "the stubs in $package are not what proto/ generates: run \`make proto\` and commit the result" >&2

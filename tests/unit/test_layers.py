@@ -1,0 +1,147 @@
+"""Imports go downwards only: the table of docs/design.md, enforced on every module."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The longest matching prefix decides. Modules of one prefix may import each other.
+LAYERS = {
+    "jlogd": 0,  # the empty package itself
+    "managerd": 0,
+    "jlogd.runtime": 0,
+    "jlogd.v1": 0,
+    "managerd.v1": 0,
+    "jlogd.journal.model": 1,
+    "jlogd.journal.frame": 1,
+    "jlogd.journal.metadata": 1,
+    "jlogd.tail.identity": 1,
+    "jlogd.tail.siblings": 1,
+    "jlogd.tail.position": 1,
+    "jlogd.forward.session": 1,
+    "jlogd.forward.events": 1,
+    "jlogd.forward.messages": 1,
+    "managerd.ingest.session": 1,
+    "managerd.ingest.events": 1,
+    "jlogd.journal": 2,
+    "jlogd.spool": 2,
+    "jlogd.tail": 2,
+    "managerd.archive": 2,
+    "jlogd.settings": 2,
+    "managerd.settings": 2,
+    "managerd.pki": 2,
+    "jlogd.render": 2,
+    "jlogd.subscribers": 2,
+    "jlogd.forward": 3,
+    "jlogd.intake": 3,
+    "managerd.ingest": 3,
+    "jlogd.app": 4,
+    "managerd.app": 4,
+    "jlogd.status": 5,
+    "managerd.status": 5,
+    "jlogd.commands": 6,
+    "managerd.commands": 6,
+    "jlogd.cli": 7,
+    "managerd.cli": 7,
+}
+# A pure core knows errors and the words of the journal; no file, clock, thread or wire.
+PURE_MAY_IMPORT = {"jlogd.runtime.errors", "jlogd.journal.model"}
+PURE_MUST_NOT_IMPORT = {
+    "os",
+    "io",
+    "time",
+    "threading",
+    "socket",
+    "asyncio",
+    "grpc",
+    "subprocess",
+    "pathlib",
+    "random",
+    "secrets",
+}
+
+
+def layer_of(module: str) -> tuple[int, str]:
+    prefix = max((name for name in LAYERS if module == name or module.startswith(name + ".")), key=len)
+    return LAYERS[prefix], prefix
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in ("jlogd", "managerd"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(tree: ast.AST, known: set[str]) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+
+
+MODULES = dict(modules())
+
+
+def faults(module: str, imported: str) -> Iterator[str]:
+    layer, prefix = layer_of(module)
+    if imported.partition(".")[0] not in {"jlogd", "managerd"}:
+        if layer == 1 and imported.partition(".")[0] in PURE_MUST_NOT_IMPORT:
+            yield f"{module} is a pure core and imports {imported}"
+        return
+    target, target_prefix = layer_of(imported)
+    if module.startswith("jlogd") and imported.startswith("managerd"):
+        yield f"{module} imports {imported}: jlogd knows nothing of managerd"
+    if (
+        imported.startswith("jlogd")
+        and module.startswith("managerd")
+        and target >= 3
+        and target_prefix != "jlogd.forward"
+    ):
+        yield f"{module} imports {imported}: of jlogd, managerd may use layers 0 to 2 and forward"
+    if target > layer or (target == layer and layer >= 3 and _package(target_prefix) != _package(prefix)):
+        yield f"{module} (layer {layer}) imports {imported} (layer {target})"
+    if layer == 1 and target_prefix != prefix and imported not in PURE_MAY_IMPORT and target == 0:
+        yield f"{module} is a pure core and imports {imported}"
+
+
+def _package(prefix: str) -> str:
+    return ".".join(prefix.split(".")[:2])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    found = [fault for imported in imports(tree, set(MODULES)) for fault in faults(module, imported)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("jlogd.runtime.fs", "jlogd.journal.model"),
+        ("jlogd.journal.frame", "os"),
+        ("jlogd.journal.frame", "jlogd.runtime.fs"),
+        ("jlogd.forward.session", "jlogd.v1.deliver_pb2"),
+        ("jlogd.tail.follower", "jlogd.forward.forwarder"),
+        ("jlogd.forward.forwarder", "jlogd.intake"),
+        ("jlogd.intake", "jlogd.app"),
+        ("jlogd.app", "managerd.archive"),
+        ("managerd.archive.search", "jlogd.intake"),
+        ("managerd.ingest.service", "managerd.app"),
+        ("managerd.app", "managerd.cli"),
+    ],
+)
+def test_this_test_can_fail(module: str, imported: str) -> None:
+    assert list(faults(module, imported))
+
+
+def test_every_module_has_a_layer_of_its_own() -> None:
+    assert {module for module in MODULES if layer_of(module)[1] in {"jlogd", "managerd"}} <= {"jlogd", "managerd"}
