@@ -1,4 +1,4 @@
-"""Certificates as people meet them: is ours usable, why does a handshake fail, who is denied.
+"""Certificates as people meet them: why does a handshake fail, who is denied.
 
 gRPC says only "handshake failed"; ``diagnose`` repeats the handshake with the standard
 library and gives one clear line. It is for messages, never for decisions.
@@ -6,63 +6,14 @@ library and gives one clear line. It is for messages, never for decisions.
 
 import socket
 import ssl
-from datetime import UTC, datetime
 from pathlib import Path
 
-from jlogd.runtime.errors import SettingsError
 from jlogd.runtime.fs import OS, FileSystem
-from jlogd.runtime.rpc import MANAGER_SERVER_NAME, TlsFiles, parse_identity, split_address
+from jlogd.runtime.rpc import MANAGER_SERVER_NAME, TlsFiles, split_address
 
 DIAGNOSE_TIMEOUT_S = 3.0
 _EXPIRED, _NOT_YET, _HOST = 10, 9, 62  # X509_V_ERR_* of openssl
 _FOREIGN = (18, 19, 20, 21)
-
-
-def check_certificate(tls: TlsFiles, role: str, name: str, *, now: datetime | None = None, fs: FileSystem = OS) -> None:
-    """Our own certificate before it is used: SettingsError when expired, not yet valid, foreign, or somebody else's."""
-    from cryptography import x509  # noqa: PLC0415 - 20 MB that only a start needs
-
-    moment = now or datetime.now(UTC)
-    try:
-        with fs.open_read(tls.cert) as file:
-            certificate = x509.load_pem_x509_certificate(file.pread(1 << 20, 0))
-        with fs.open_read(tls.ca) as file:
-            authorities = x509.load_pem_x509_certificates(file.pread(1 << 20, 0))
-    except OSError as error:
-        raise SettingsError([f"tls: {error.filename or tls.cert}: {error.strerror}"]) from error
-    except ValueError as error:
-        raise SettingsError([f"tls: {tls.cert} or {tls.ca} is not a certificate: {error}"]) from error
-    faults = []
-    if moment > certificate.not_valid_after_utc:
-        faults.append(f"tls.cert: {tls.cert} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: issue a new one")
-    if moment < certificate.not_valid_before_utc:
-        faults.append(
-            f"tls.cert: {tls.cert} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M}Z on: is this "
-            f"machine's clock right?"
-        )
-    if not any(authority.subject == certificate.issuer for authority in authorities):
-        faults.append(f"tls.cert: {tls.cert} was not issued by {tls.ca}")
-    found = _identity(certificate)
-    if found != (role, name):
-        says = f"{found[0]} {found[1]!r}" if found[0] else "nobody of this fleet"
-        faults.append(f"tls.cert: {tls.cert} was issued to {says}, the settings say {role} {name!r}")
-    if faults:
-        raise SettingsError(faults)
-
-
-def _identity(certificate: object) -> tuple[str, str]:
-    from cryptography import x509  # noqa: PLC0415 - as above
-
-    assert isinstance(certificate, x509.Certificate)
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "", ""
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        identity = parse_identity(uri)
-        if identity[0]:
-            return identity
-    return "", ""
 
 
 def diagnose(address: str, tls: TlsFiles | None, *, timeout_s: float = DIAGNOSE_TIMEOUT_S) -> tuple[str, str] | None:

@@ -12,8 +12,9 @@
 import hashlib
 import ipaddress
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -141,7 +142,7 @@ def _read_files(tls: TlsFiles, fs: FileSystem) -> tuple[bytes, bytes, bytes]:
 # ---------------------------------------------------------------------- who the peer is
 
 
-def peer_identity(auth: Mapping[str, Sequence[bytes]], address: str) -> PeerIdentity:
+def peer_identity(auth: Mapping[str, Iterable[bytes]], address: str) -> PeerIdentity:
     """From a server context's ``auth_context()`` and ``peer()``."""
     fingerprint = ""
     for pem in auth.get("x509_pem_cert", ()):
@@ -236,3 +237,39 @@ def error_of(reason: str, message: str) -> JlogdError:
         if isinstance(kind, type) and issubclass(kind, JlogdError) and kind.reason == reason:
             return kind([message]) if kind is SettingsError else kind(message)
     return errors.RefusedError(message)
+
+
+# ---------------------------------------------------------------------- our own certificate
+
+
+def check_own_certificate(
+    path: Path, role: str, name: str, *, now: datetime | None = None, fs: FileSystem = OS
+) -> None:
+    """Before it is used: SettingsError when it is expired, not yet valid, or issued to somebody else."""
+    from cryptography import x509  # noqa: PLC0415 - 20 MB that only a start needs
+
+    moment = now or datetime.now(UTC)
+    try:
+        with fs.open_read(path) as file:
+            certificate = x509.load_pem_x509_certificate(file.pread(1 << 20, 0))
+    except OSError as error:
+        raise SettingsError([f"tls.cert: {path}: {error.strerror}"]) from error
+    except ValueError as error:
+        raise SettingsError([f"tls.cert: {path} is not a certificate: {error}"]) from error
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    faults = []
+    if moment > end:
+        faults.append(f"tls.cert: {path} expired on {end:%Y-%m-%d}: issue a new one")
+    if moment < begin:
+        faults.append(f"tls.cert: {path} is valid from {begin:%Y-%m-%d %H:%M}Z on: is this machine's clock right?")
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except x509.ExtensionNotFound:
+        uris = []
+    found = next((identity for identity in map(parse_identity, uris) if identity[0]), ("", ""))
+    if found != (role, name):
+        says = f"{found[0]} {found[1]!r}" if found[0] else "nobody of this fleet"
+        faults.append(f"tls.cert: {path} was issued to {says}, the settings say {role} {name!r}")
+    if faults:
+        raise SettingsError(faults)
