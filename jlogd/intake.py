@@ -7,10 +7,13 @@ once, and goes on by itself when there is space; the files are the buffer meanwh
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from jlogd.journal import FrameView, Journal, Run
+from jlogd.journal.frame import Body, make_body
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
 from jlogd.tail import Item, Lines, Missing, Note, Tailer
@@ -19,6 +22,8 @@ log = logging.getLogger(__name__)
 
 FRAME_BYTES = 512 << 10  # raw; smaller pieces are gathered up to this, while their commit is not due
 COMMIT_BYTES = 4 << 20  # raw; a commit (one sync) at the latest after this much
+ASIDE_BYTES = 64 << 10  # raw; smaller bodies are made at once: handing them to a thread costs more
+MAKERS = 2  # bodies that are hashed and compressed at the same time, per journal
 POLL_BYTES = 1 << 20  # raw, per poll: bounds what is in memory
 IDLE_WAIT_S = 5.0  # the slow sweep for what no event tells (NFS)
 RETRY_S = 1.0  # after the disk said no
@@ -38,6 +43,8 @@ class Intake:
         self._tailer = tailer
         self._commit_delay_s = commit_delay_s
         self._clock = clock
+        self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix=f"body-{name}")
+        self._making: deque[tuple[Future[Body], list[Run]]] = deque()  # in order; their bodies become frames in order
         self._held: list[Lines] = []
         self._held_bytes = 0
         self._appended_bytes = 0  # raw, since the last commit
@@ -56,6 +63,7 @@ class Intake:
                 self._retain()
                 self._tailer.wait(self._wait_s())
         self._commit(stopping)
+        self._makers.shutdown()
 
     def _take(self, item: Item) -> None:
         if self._oldest_s is None:
@@ -68,7 +76,7 @@ class Intake:
             if self._held_bytes >= FRAME_BYTES:
                 self._flush()
             return
-        self._flush()
+        self._append_all()
         if isinstance(item, Missing):
             self._journal.append_gap(item.gap)
             log.warning("journal %s: bytes are missing: %s", self.name, item.gap)
@@ -76,13 +84,29 @@ class Intake:
             self._journal.note_sources([item.run])
 
     def _flush(self) -> None:
-        """Append what is held as one frame."""
+        """Make one frame of what is held; a large body is made aside while the next lines are read."""
         if not self._held:
             return
         held, self._held, self._held_bytes = self._held, [], 0
         block = held[0].body if len(held) == 1 else b"".join(lines.body for lines in held)
-        self._journal.append_lines(block, [lines.run for lines in held])
+        runs = [lines.run for lines in held]
         self._appended_bytes += len(block)
+        if len(block) < ASIDE_BYTES and not self._making:
+            self._journal.append_lines(block, runs)
+            return
+        self._making.append((self._makers.submit(make_body, block, self._journal.options.codec), runs))
+        while len(self._making) > MAKERS:
+            self._append_made()
+
+    def _append_made(self) -> None:
+        future, runs = self._making.popleft()
+        self._journal.append_body(future.result(), runs)
+
+    def _append_all(self) -> None:
+        """Append everything held and everything that is being made."""
+        self._flush()
+        while self._making:
+            self._append_made()
 
     def _commit_due(self, *, idle: bool) -> bool:
         if self._oldest_s is None:
@@ -92,7 +116,7 @@ class Intake:
 
     def _commit(self, stopping: threading.Event) -> None:
         """Make everything durable; while the disk refuses, keep trying until ``stopping``."""
-        self._flush()
+        self._append_all()
         while True:
             try:
                 self._journal.commit()

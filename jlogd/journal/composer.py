@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jlogd.journal.frame import (
+    Body,
     Buffer,
     FrameFields,
     Framing,
@@ -18,10 +19,9 @@ from jlogd.journal.frame import (
     decode_header,
     encode_frame,
     next_chain,
-    store_body,
 )
 from jlogd.journal.metadata import decode_metadata, encode_gap, encode_run, pack_metadata
-from jlogd.journal.model import Codec, Gap, GapKind, Run
+from jlogd.journal.model import Gap, GapKind, Run
 from jlogd.journal.recovery import History
 from jlogd.runtime.clock import Clock
 from jlogd.runtime.errors import ConflictError, DamageError
@@ -43,11 +43,10 @@ class Draft:
 class Composer:
     """Composes frames behind each other, from the committed history on. For the writer's thread."""
 
-    def __init__(self, history: History, salt: int, codec: Codec, clock: Clock) -> None:
+    def __init__(self, history: History, salt: int, clock: Clock) -> None:
         """``history`` is the journal's committed one; it is only read here."""
         self._history = history
         self._salt = salt
-        self._codec = codec
         self._clock = clock
         self._own: tuple[int, int] | None = None
         self.end = history.end  # first offset of the next frame
@@ -62,13 +61,12 @@ class Composer:
         """Forget the drafts: the next frame follows the committed end again."""
         self.end, self.chain = self._history.end, self._history.chain
 
-    def records(self, raw: bytes, count: int, runs: Sequence[Run], framing: Framing) -> Draft:
+    def records(self, body: Body, count: int, runs: Sequence[Run], framing: Framing) -> Draft:
         """A frame of records."""
-        chain = next_chain(self.chain, self.end, self.end + count, content_hash(raw))
-        codec, stored = store_body(raw, self._codec)
+        chain = next_chain(self.chain, self.end, self.end + count, body.content)
         fields = self._fields(Kind.RECORDS, count, chain, framing)
         metadata = b"".join(encode_run(run) for run in runs)
-        return self._draft(encode_frame(fields, metadata, stored, codec, len(raw)), fields, runs)
+        return self._draft(encode_frame(fields, metadata, body), fields, runs)
 
     def gap(self, gap: Gap) -> Draft:
         """A gap frame. ConflictError when an ``offsets`` gap does not begin at the end."""

@@ -147,16 +147,36 @@ def gap_chain(salt: int, end: int) -> bytes:
     return hashlib.sha256(b"jlogd damage gap" + struct.pack("<IQ", salt, end)).digest()[:CHAIN_LENGTH]
 
 
+def crc32c(content: Buffer) -> int:
+    """CRC32C of any buffer (the library reads bytes only, so a view is copied)."""
+    return int(google_crc32c.value(content if type(content) is bytes else bytes(content)))
+
+
 # ---------------------------------------------------------------------- encode
 
 
-def store_body(raw: Buffer, codec: Codec) -> tuple[CodecId, Buffer]:
-    """Compress when asked and when it helps."""
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body ready to be framed: everything that costs time is done, and may have been done in another thread."""
+
+    raw_length: int
+    content: bytes  # hash of the raw bytes
+    codec: CodecId
+    stored: Buffer
+    crc: int
+
+
+def make_body(raw: bytes, codec: Codec) -> Body:
+    """Hash, compress (when asked and when it helps) and checksum. Thread-safe; frees the GIL for the long parts."""
+    content = content_hash(raw)
     if codec == "zstd" and raw:
         stored = zstd.compress(raw, ZSTD_LEVEL)
         if len(stored) < len(raw) and len(stored) <= FRAME_STORED_MAX:
-            return CodecId.ZSTD, stored
-    return CodecId.NONE, raw
+            return Body(len(raw), content, CodecId.ZSTD, stored, crc32c(stored))
+    return Body(len(raw), content, CodecId.NONE, raw, crc32c(raw))
+
+
+EMPTY_BODY = Body(0, content_hash(b""), CodecId.NONE, b"", crc32c(b""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,29 +195,23 @@ class FrameFields:
     framing: Framing = Framing.LINES
 
 
-def encode_frame(
-    fields: FrameFields, metadata: bytes, stored: Buffer = b"", codec: int = 0, raw_length: int = 0
-) -> list[Buffer]:
+def encode_frame(fields: FrameFields, metadata: bytes, body: Body = EMPTY_BODY) -> list[Buffer]:
     """The frame as buffers to write one after the other; the body is not copied."""
-    if len(metadata) > FRAME_METADATA_MAX or len(stored) > FRAME_STORED_MAX or raw_length > FRAME_RAW_MAX:
-        raise DamageError(f"a frame of {raw_length} raw bytes and {len(metadata)} of metadata is over the limits")
+    stored_length = len(body.stored)
+    if len(metadata) > FRAME_METADATA_MAX or stored_length > FRAME_STORED_MAX or body.raw_length > FRAME_RAW_MAX:
+        raise DamageError(f"a frame of {body.raw_length} raw bytes and {len(metadata)} of metadata is over the limits")
     header = bytearray(
         HEADER.pack(
-            MAGIC, HEADER_LENGTH, fields.kind, codec, fields.framing, 0, 0, 0, 0, 0, 0, fields.salt,
-            fields.first, fields.count, raw_length, len(stored), len(metadata),
+            MAGIC, HEADER_LENGTH, fields.kind, body.codec, fields.framing, 0, 0, 0, 0, 0, 0, fields.salt,
+            fields.first, fields.count, body.raw_length, stored_length, len(metadata),
             fields.term, fields.nonce, fields.chain,
             fields.read_min_ns, fields.read_max_ns, 0, 0,
-            crc32c(stored), 0,
+            body.crc, 0,
         )
     )  # fmt: skip
     struct.pack_into("<I", header, 124, _header_crc(header, metadata))
-    unpadded = HEADER_LENGTH + len(metadata) + len(stored)
-    return [bytes(header) + metadata, stored, bytes(aligned(unpadded) - unpadded)]
-
-
-def crc32c(content: Buffer) -> int:
-    """CRC32C of any buffer (the library reads bytes only, so a view is copied)."""
-    return int(google_crc32c.value(content if type(content) is bytes else bytes(content)))
+    unpadded = HEADER_LENGTH + len(metadata) + stored_length
+    return [bytes(header) + metadata, body.stored, bytes(aligned(unpadded) - unpadded)]
 
 
 def _header_crc(header: Buffer, metadata: Buffer) -> int:

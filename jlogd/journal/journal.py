@@ -29,7 +29,7 @@ from typing import Literal, Self
 
 from jlogd.journal.checkpoint import Subscriber, SubscriberStore
 from jlogd.journal.composer import Composer, Draft
-from jlogd.journal.frame import CHAIN_ORIGIN, Buffer, Framing, encode_lengths
+from jlogd.journal.frame import CHAIN_ORIGIN, Body, Buffer, Framing, encode_lengths, make_body
 from jlogd.journal.live import LiveSegment, create_segment
 from jlogd.journal.mark import CommittedMark, WriterLock, read_committed
 from jlogd.journal.model import (
@@ -84,7 +84,7 @@ class Journal:
         self._pending: list[Draft] = []
         self._loose: list[bytes] = []
         self._loose_bytes = 0
-        self._composer = Composer(self._history, self._salt, options.codec, clock)
+        self._composer = Composer(self._history, self._salt, clock)
         self._synced_s = clock.monotonic_s()
         self._published = threading.Condition()  # guards _tip
         self._tip = tip_of(self._first, self._history)
@@ -195,14 +195,19 @@ class Journal:
         and their counts are taken as true: counting a GB again costs a third of a second. UsageError when
         the block does not end with a newline or is over 3 MiB.
         """
-        self._flush_loose()
         raw = block if isinstance(block, bytes) else bytes(block)
         if not raw.endswith(b"\n") or len(raw) > FRAME_STORED_MAX:
             raise UsageError(f"a block of lines must end with a newline and be at most {FRAME_STORED_MAX} bytes")
-        if runs and sum(run.raw_length for run in runs) != len(raw):
+        body = make_body(raw, self.options.codec)
+        return self.append_body(body, runs or [Run(b"", 0, raw.count(b"\n"), len(raw), 0)])
+
+    def append_body(self, body: Body, runs: Sequence[Run]) -> Offset:
+        """Take lines whose body was made by ``make_body``, perhaps in another thread; runs as in ``append_lines``."""
+        self._flush_loose()
+        if not runs or sum(run.raw_length for run in runs) != body.raw_length:
             raise UsageError("the runs do not add up to the block")
-        count = sum(run.record_count for run in runs) if runs else raw.count(b"\n")
-        return self._take(self._composer.records(raw, count, runs, Framing.LINES))
+        count = sum(run.record_count for run in runs)
+        return self._take(self._composer.records(body, count, runs, Framing.LINES))
 
     def append_gap(self, gap: Gap) -> Offset:
         """Take a gap: kind OFFSETS covers its own range, which must begin at ``append_end``; kind SOURCE one offset."""
@@ -355,7 +360,8 @@ class Journal:
     def _flush_loose(self) -> None:
         if self._loose:
             records, self._loose, self._loose_bytes = self._loose, [], 0
-            self._take(self._composer.records(encode_lengths(records), len(records), (), Framing.LENGTHS))
+            body = make_body(encode_lengths(records), self.options.codec)
+            self._take(self._composer.records(body, len(records), (), Framing.LENGTHS))
 
     def _take(self, draft: Draft) -> Offset:
         """Remember the frame until it is committed, and write it now if the disk takes it."""

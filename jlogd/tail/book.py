@@ -66,12 +66,13 @@ class Book:
             self.active.remove(generation.number)
         if self.current == generation.number:
             self.current = None
+        if generation.saved is None and not generation.partial:
+            self.generations.pop(generation.number, None)  # nothing of it was read: nobody needs to know
 
     def finish(self, generation: Generation, out: list[Item]) -> None:
         """Nothing more is expected: give out a last line without newline, remember, close."""
-        if generation.saved is None and not generation.partial:
-            del self.generations[generation.number]  # it never held a byte: nobody needs to know
-        elif not generation.final or generation.partial:
+        known = generation.saved is not None or generation.partial
+        if known and (not generation.final or generation.partial):
             out.append(generation.finish())
         self.lose(generation)
 

@@ -105,29 +105,37 @@ class Follower:
         return False
 
     def _look(self, now_s: float) -> bool:
-        """Compare the path with the generation that stood there; whether a file that can be followed is there."""
+        """Compare the path with the generation that stood there; whether a file with content is there.
+
+        An empty file is nobody's generation yet: it may be filled, copied and truncated
+        again before we look, and then nothing of it could be recognised.
+        """
+        inode, size, problem = None, 0, None
         try:
             status = self._fs.stat(self.path)
         except FileNotFoundError:
-            inode = None
+            self._state = "gone" if self.book.newest and self._last_read_ns else "waiting"
         else:
-            if problem := refusal(status.st_mode):
-                self._state, self._error = "unreadable", problem
-                inode = None
+            problem = refusal(status.st_mode)
+            if problem:
+                self._state = "unreadable"
             else:
-                inode = inode_of(status)
-        if inode is not None or self._error is None:
-            self._state = "following" if inode else ("gone" if self.book.generations else "waiting")
-        if inode != self._path_inode:
+                inode, size = inode_of(status), status.st_size
+        if self._state != "unreadable" or inode is None:
+            self._error = problem
+        if inode is not None and (self.book.current is not None or not size):
+            self._state = "following"
+        filled = inode if size else None
+        if filled != self._path_inode:
             self._resolve_at_s = now_s
-        self._path_inode = inode
+        self._path_inode = filled
         if self.book.current is not None:
             generation = self.book.generations[self.book.current]
             if inode != (generation.dev, generation.ino):
                 self._rotated(generation, now_s)
-            elif status.st_size < generation.position:
+            elif size < generation.position + len(generation.partial):
                 self._lost(generation, now_s)
-        return inode is not None
+        return filled is not None
 
     def _rotated(self, generation: Generation, now_s: float) -> None:
         generation.rotated, generation.quiet_since_s = True, now_s
@@ -179,10 +187,10 @@ class Follower:
             self._resolve_at_s = now_s + MISSING_PATH_LOOK_S
         if outcome.problem or (exists and self.book.current is not None):
             self._error = outcome.problem
-        elif not exists and self._error and self._state != "unreadable":
-            self._error = None
         if outcome.unreadable:
             self._state = "unreadable"
+        elif exists and self.book.current is not None:
+            self._state = "following"
         self._retry_s = RETRY_S[0]
         return outcome.progress
 

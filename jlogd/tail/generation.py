@@ -110,7 +110,9 @@ class Generation:
         before = b"" if content.compressed else cursor.tail
         view = memoryview(buffer)
         got = content.read_into(view[: len(before) + LINES_MAX], cursor.position - len(before))
-        if got < len(before) or not buffer.startswith(before):
+        if got < len(before) + len(self.partial) or not buffer.startswith(before):
+            raise ContentChanged
+        if self.partial and not buffer.startswith(self.partial, len(before)):
             raise ContentChanged
         self.seen = max(self.seen, cursor.position - len(before) + got)
         length, flags = _cut(buffer, len(before), got, self.piece_max)

@@ -40,20 +40,23 @@ def starts_like(content: Content, saved: PositionState) -> bool:
     return len(head) == saved.head_length and digest(head) == saved.head_hash
 
 
-def prove(content: Content, saved: PositionState, position: int, *, same_inode: bool) -> Proof:
-    """Compare ``content`` with what is remembered of one generation. Compressed content must be whole."""
-    if not saved.head_length and not saved.tail_length:
-        return Proof.PREFIX if same_inode else Proof.NO  # nothing was read of it yet: only the inode can tell
+def prove(content: Content, saved: PositionState, position: int, partial: bytes, *, same_inode: bool) -> Proof:
+    """Compare ``content`` with what is remembered of one generation. Compressed content must be whole.
+
+    ``partial``: bytes after ``position`` that were read and wait for their newline.
+    """
+    if not saved.head_length + saved.tail_length + len(partial):
+        return Proof.NO  # nothing of it was read
     settled = same_inode and content.compressed and saved.flags & StateFlags.FINAL
     try:
         if settled:  # recognised before: no need to decompress it all again
             return Proof.EXACT if starts_like(content, saved) else Proof.NO
-        if resume(content, saved, position) is None:
+        if resume(content, saved, position) is None or content.read(len(partial), position) != partial:
             return Proof.NO
         if saved.flags & StateFlags.SKIPPED and not same_inode:
             more = bool(content.read(1, position))
             return Proof.EXACT if more == (saved.seen > position) else Proof.NO
-        return Proof.EXACT if content.size() == position else Proof.PREFIX
+        return Proof.EXACT if content.size() == position + len(partial) else Proof.PREFIX
     except BROKEN:
         return Proof.UNSURE
 

@@ -84,6 +84,7 @@ class Resolver:
         self._book, self._spec, self._history, self._fs = book, spec, history, fs
         self._from_end = from_end
         self._cold = True  # nothing was verified in this process yet: a power cut may lie behind us
+        self._truncated: tuple[int, int] | None = None  # the path's inode, if it held another content before
         self._unfound_since_s: float | None = None
         self._unsure_since_s: float | None = None
 
@@ -112,36 +113,36 @@ class Resolver:
             return False
 
     def _status(self) -> os.stat_result | None:
+        """Of the path, when content is there."""
         try:
             status = self._fs.stat(self._book.path)
         except FileNotFoundError:
             return None
-        return None if refusal(status.st_mode) else status
+        return status if status.st_size and not refusal(status.st_mode) else None
 
     # -- the first time -------------------------------------------------------------------------------------------
 
     def _first_sight(self, files: _Files, now_s: float, out: list[Item]) -> Outcome:
         """Rotated siblings were there before us: skip and remember them; begin with what the path holds."""
         outcome = Outcome()
-        current = files.found and files.found[0].current
+        current = bool(files.found) and files.found[0].current
         content = self._readable(files, outcome) if current else None
         if current and content is None:
             return outcome
-        remembered = files.found[1 if current else 0 :][:REMEMBERED_MAX]
-        for index in range(len(files.found) - 1, -1, -1):
-            if not files.found[index].current and files.found[index] in remembered:
-                self._remember_skipped(files, index, out)
-        if content is not None:
-            generation = self._book.begin()
-            cursor = _at_end(content) if self._from_end else Cursor.begin(0, 0)
-            mine = files.take(0)
-            self._book.attach(generation, mine, cursor, self._book.path, current=True, now_s=now_s)
-            out.append(generation.note())
-            outcome.progress = True
-        elif not self._book.generations:  # a place holder: whatever comes later is new
-            generation = self._book.begin()
+        siblings = [index for index, file in enumerate(files.found) if not file.current]
+        for index in reversed(siblings[:REMEMBERED_MAX]):
+            self._remember_skipped(files, index, out)
+        generation = self._book.begin()
+        cursor = _at_end(content) if content is not None and self._from_end else Cursor.begin(0, 0)
+        if not cursor.start:  # a place holder, so that whatever is found later is known to be new
             generation.flags = StateFlags.FINAL | StateFlags.SKIPPED
             out.append(generation.note())
+        if content is not None:
+            generation.flags = StateFlags.NONE
+            self._book.attach(generation, files.take(0), cursor, self._book.path, current=True, now_s=now_s)
+            outcome.progress = True
+            if cursor.start:
+                out.append(generation.note())
         self._cold = False
         return outcome
 
@@ -170,6 +171,8 @@ class Resolver:
         outcome = Outcome()
         if files.found and files.found[0].current:
             self._readable(files, outcome)
+            if any((one.dev, one.ino) == files.found[0].inode for one in self._book.generations.values()):
+                self._truncated = files.found[0].inode
         verdict = self._judge(files)
         lost = [
             one
@@ -208,7 +211,8 @@ class Resolver:
                 content = files.content(index_of[id(candidate)])
             except OSError:
                 return Proof.UNSURE
-            return prove(content, generation.state(), one.position, same_inode=same_inode(one, candidate))
+            same = same_inode(one, candidate)
+            return prove(content, generation.state(), one.position, generation.partial, same_inode=same)
 
         return judge(known, candidates, proof)
 
@@ -268,8 +272,6 @@ class Resolver:
             return False
         content = files.take(index)
         cursor = resume(content, generation.state(), generation.position)
-        if cursor is None and not generation.position:
-            cursor = Cursor.begin(0, 0)
         if cursor is None:
             content.close()
             raise _MovedError
@@ -283,7 +285,7 @@ class Resolver:
     def _begin(self, files: _Files, index: int, cut: tuple[int, int] | None, now_s: float, out: list[Item]) -> bool:
         """A file with content that was not read yet."""
         file = files.found[index]
-        if not file.current and not file.status.st_size:
+        if not file.status.st_size:
             return False
         content = files.take(index)
         if cut:
@@ -308,8 +310,7 @@ class Resolver:
 
     def _first_byte(self, content: Content, file: FoundFile) -> int | None:
         """0, or after the hole that a writer leaves who goes on at its old position in a truncated file."""
-        before = any((one.dev, one.ino) == file.inode for one in self._book.generations.values())
-        if before and isinstance(content, PlainContent) and content.read(1, 0) == b"\0":
+        if file.inode == self._truncated and isinstance(content, PlainContent) and content.read(1, 0) == b"\0":
             return content.first_text(0)
         return 0
 

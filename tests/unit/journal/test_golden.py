@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from jlogd.journal import Gap, GapKind, Run, RunFlags, Term
-from jlogd.journal.frame import FrameFields, Framing, Kind, content_hash, encode_frame, encode_lengths, next_chain
+from jlogd.journal.frame import (
+    FrameFields,
+    Framing,
+    Kind,
+    content_hash,
+    encode_frame,
+    encode_lengths,
+    make_body,
+    next_chain,
+)
 from jlogd.journal.metadata import (
     SegmentInfo,
     encode_gap,
@@ -36,7 +45,9 @@ def build() -> bytes:
     frames = [encode_frame(FrameFields(Kind.SEGMENT, 50, 0, *TERM, SALT, chain, NS, NS), header)]
     runs = b"".join(encode_run(run) for run in RUNS)
     chain = next_chain(chain, 50, 53, content_hash(LINES))
-    frames.append(encode_frame(FrameFields(Kind.RECORDS, 50, 3, *TERM, SALT, chain, NS, NS + 5), runs, LINES, 0, 29))
+    frames.append(
+        encode_frame(FrameFields(Kind.RECORDS, 50, 3, *TERM, SALT, chain, NS, NS + 5), runs, make_body(LINES, "none"))
+    )
     frames.append(encode_frame(FrameFields(Kind.MARK, 53, 0, *TERM, SALT, chain, NS, NS), b""))
     gap = encode_gap(GAP)
     chain = next_chain(chain, 53, 54, content_hash(gap))
@@ -44,7 +55,7 @@ def build() -> bytes:
     body = encode_lengths([b"any\nbytes", b""])
     chain = next_chain(chain, 54, 56, content_hash(body))
     fields = FrameFields(Kind.RECORDS, 54, 2, *TERM, SALT, chain, NS, NS + 7, Framing.LENGTHS)
-    frames.append(encode_frame(fields, b"", body, 0, len(body)))
+    frames.append(encode_frame(fields, b"", make_body(body, "none")))
     return b"".join(bytes(buffer) for frame in frames for buffer in frame)
 
 
