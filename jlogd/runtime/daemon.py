@@ -131,6 +131,9 @@ class _Daemon:
             self._app.reload()
         except JlogdError as error:
             _log.error("reload: %s; everything stays as it was", error)
+        except Exception as error:
+            _log.exception("reload failed")
+            self._failure = self._failure or error
         systemd.ready()
 
     def _stop(self) -> None:

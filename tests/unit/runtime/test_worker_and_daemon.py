@@ -35,6 +35,7 @@ class App:
         if mode in ("locked", "odd"): Worker("w", die, fail).start()
     def reload(self):
         say("reloaded")
+        if mode == "odd-reload": raise ValueError("odd")
         if mode == "bad-reload": raise SettingsError(["f:1: a.b: wrong"])
     def stop(self, deadline_s):
         say("stopping")
@@ -144,6 +145,16 @@ def test_hangup_reloads_and_goes_on(launch: Launch, mode: str) -> None:
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0
     assert ("reload: f:1: a.b: wrong; everything stays as it was" in err) == (mode == "bad-reload")
+
+
+def test_a_reload_that_breaks_stops_cleanly(launch: Launch) -> None:
+    process = launch("odd-reload")
+    assert line(process) == "started"
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=20)
+    assert out.split() == ["reloaded", "stopping", "stopped"]
+    assert "ValueError: odd" in err
+    assert process.returncode == 1
 
 
 def test_a_worker_keeps_and_tells_its_failure() -> None:
