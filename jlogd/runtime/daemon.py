@@ -131,7 +131,7 @@ class _Daemon:
             self._app.reload()
         except JlogdError as error:
             _log.error("reload: %s; everything stays as it was", error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the daemon may be half-way between two settings
             _log.exception("reload failed")
             self._failure = self._failure or error
         systemd.ready()
