@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from jlogd import render
-from jlogd.commands.agent import format_bytes, json_option, settings_option
+from jlogd.commands.agent import settings_option
 from jlogd.journal import Damage, Reader, inspect
 from jlogd.journal.repair import repair
 from jlogd.journal.select import bounds
@@ -37,7 +37,7 @@ def journal() -> None:
 
 @journal.command("ls")
 @settings_option
-@json_option
+@render.json_option
 def list_journals(settings_path: Path, *, as_json: bool) -> int:
     r"""The journals of this node. Exit 5 when one cannot be read.
 
@@ -71,7 +71,7 @@ def list_journals(settings_path: Path, *, as_json: bool) -> int:
         render.print_json({"journals": documents})
     else:
         columns = ("journal", "first", "end", "size", "segments", "directory")
-        rows = [(v.name, v.first, v.end, format_bytes(v.bytes), v.segments, v.path) for v in views]
+        rows = [(v.name, v.first, v.end, render.format_bytes(v.bytes), v.segments, v.path) for v in views]
         render.print_table(columns, rows)
     return DamageError.exit_code if broken else 0
 
@@ -117,7 +117,7 @@ def read(
 
 @journal.command("verify")
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@json_option
+@render.json_option
 def verify_journal(directory: Path, *, as_json: bool) -> int:
     r"""Read everything in DIR and prove it: checksums, counts, chain, source positions. Exit 5 on damage.
 
@@ -135,7 +135,7 @@ def verify_journal(directory: Path, *, as_json: bool) -> int:
 
 @journal.command("repair")
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
-@json_option
+@render.json_option
 def repair_journal(directory: Path, *, as_json: bool) -> None:
     r"""Write damaged segments of the journal in DIR anew, with gaps for what is lost; originals are kept.
 

@@ -50,14 +50,20 @@ class Report:
 
 
 def verify(path: Path, *, fs: FileSystem = OS, on_frame: Callable[[int], None] = lambda _: None) -> Report:
-    """Verify the journal in ``path``; ``on_frame`` gets each frame's length on disk. FormatError, OSError."""
+    """Verify the journal in ``path``; ``on_frame`` gets each frame's length on disk. OSError.
+
+    Where a newer version's format ends the walk, that is one more item of damage: a flipped bit looks the same.
+    """
     report = Report()
     try:
-        reader = Reader.open(path, fs)
+        _verify(path, fs, on_frame, report)
     except DamageError as error:
         report.damage.append(Damage(str(path), 0, 0, 0, str(error)))
-        return report
-    with reader:
+    return report
+
+
+def _verify(path: Path, fs: FileSystem, on_frame: Callable[[int], None], report: Report) -> None:
+    with Reader.open(path, fs) as reader:
         check = _Check(reader, fs, report)
         for view in reader.frames(reader.first):
             check.frame(view)
@@ -66,7 +72,6 @@ def verify(path: Path, *, fs: FileSystem = OS, on_frame: Callable[[int], None] =
         report.damage += lost_tail(reader, fs)
         report.damage += silent_damage(reader, fs)
         report.damage.sort(key=lambda damage: (damage.first, damage.end))
-    return report
 
 
 def silent_damage(reader: Reader, fs: FileSystem = OS) -> list[Damage]:

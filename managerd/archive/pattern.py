@@ -164,7 +164,7 @@ _REPEAT = re.compile(rb"\{\d*,?\d*\}")
 _FLAGS = re.compile(rb"\(\?[aiLmsux-]*[sxL-]|\(\?#")
 
 
-class _Unsure(Exception):  # noqa: N818 - a signal, not an error
+class _Unsure(Exception):
     """The expression has something whose rewriting is not proven."""
 
 

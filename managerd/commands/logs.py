@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from jlogd import render
-from jlogd.commands.agent import format_bytes, json_option
 from jlogd.commands.journal import FOLLOW_POLL_S, show_report
 from jlogd.journal import Damage, Gap
 from jlogd.journal.select import lost_tail
@@ -23,18 +22,31 @@ from managerd.archive.reading import OpenLog, Part, open_log
 from managerd.archive.search import Search
 from managerd.archive.tail import Follower
 from managerd.commands.manager import settings_option
-from managerd.settings import load
+from managerd.settings import DEFAULT_PATH, load
 
 GREP_ERROR = 2  # as grep: 0 found, 1 nothing found, 2 an error of any kind
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+class _GrepCommand(click.Command):
+    """``-c`` is grep's count and everybody's settings file: it is the latter when an existing file follows it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give the settings file its own word."""
+        words = list(args)
+        for at, word in enumerate(words[:-1]):
+            if word == "--":
+                break
+            if word == "-c" and Path(words[at + 1]).is_file():
+                words[at] = "--settings"
+        return super().parse_args(ctx, words)
+
+
 def _record_options(command: _Command) -> _Command:
     """The options that ``cat``, ``tail`` and ``grep`` share."""
     for option in reversed(
         (
-            settings_option,
             range_options,
             click.option("--source", metavar="PATH", help="Only records of this file."),
             click.option("--incarnation", metavar="ID", help="One incarnation, not the main line; see 'logs ls'."),
@@ -63,7 +75,7 @@ def logs() -> None:
 
 @logs.command("ls")
 @settings_option
-@json_option
+@render.json_option
 def list_all(settings_path: Path, *, as_json: bool) -> int:
     r"""Every log with its incarnations. Exit 5 when one cannot be read.
 
@@ -90,7 +102,7 @@ def list_all(settings_path: Path, *, as_json: bool) -> int:
         rows = [
             (
                 f"{log['node']}/{log['journal']}", item["id"][:13], item["first"], item["end"], item["records"],
-                format_bytes(item["bytes"]), item["oldest"], item["newest"], item["gaps"],
+                render.format_bytes(item["bytes"]), item["oldest"], item["newest"], item["gaps"],
             )
             for log in documents
             for item in log["incarnations"]
@@ -122,6 +134,7 @@ def _incarnation_documents(log: Log) -> list[dict[str, Any]]:
 
 @logs.command("cat")
 @click.argument("patterns", metavar="NODE/JOURNAL...", nargs=-1, required=True)
+@settings_option
 @_record_options
 def cat(
     *, patterns: tuple[str, ...], settings_path: Path, first: str | None, end: str | None, since: str | None,
@@ -157,6 +170,7 @@ def cat(
     "-n", "--lines", type=click.IntRange(0), default=10, show_default=True, help="Begin with the last N records."
 )
 @click.option("--no-follow", is_flag=True, help="End after the last records.")
+@settings_option
 @_record_options
 def tail(
     *, patterns: tuple[str, ...], lines: int, no_follow: bool, settings_path: Path, first: str | None, end: str | None,
@@ -199,13 +213,22 @@ def tail(
     return DamageError.exit_code if damage else 0
 
 
-@logs.command("grep")
+@logs.command("grep", cls=_GrepCommand)
 @click.option("-i", "--ignore-case", is_flag=True, help="Upper and lower case (ASCII) are the same.")
 @click.option("-v", "--invert-match", "invert", is_flag=True, help="Records that do not match.")
 @click.option("-F", "--fixed-strings", "fixed", is_flag=True, help="PATTERN is a string, not a regular expression.")
 @click.option("-c", "--count", "count_only", is_flag=True, help="How many records match, for each log.")
 @click.argument("pattern")
 @click.argument("patterns", metavar="NODE/JOURNAL...", nargs=-1, required=True)
+@click.option(
+    "--settings",
+    "settings_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="The settings file; '-c FILE' as well when FILE exists.",
+)
 @_record_options
 def grep(*, settings_path: Path, patterns: tuple[str, ...], **options: Any) -> int:
     r"""Write the records that match PATTERN (a Python regular expression).
@@ -275,7 +298,7 @@ def _count(log: Log, found: int, label: bytes, *, as_json: bool) -> bytes:
 @click.argument("patterns", metavar="[NODE/JOURNAL]...", nargs=-1)
 @settings_option
 @click.option("--incarnation", metavar="ID", help="Only this incarnation; see 'logs ls'.")
-@json_option
+@render.json_option
 def verify_logs(settings_path: Path, patterns: tuple[str, ...], incarnation: str | None, *, as_json: bool) -> int:
     r"""Read the whole archive, or the given logs with all incarnations, and prove it. Exit 5 on damage.
 

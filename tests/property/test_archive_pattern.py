@@ -10,11 +10,12 @@ from jlogd.runtime.errors import UsageError
 from managerd.archive.pattern import Across, LineByLine, Literal, compile_pattern
 
 ATOMS = [
-    "a", "b", "B", "é", " ", "\t", "x1", "ab", ".", r"\s", r"\S", r"\w", r"\W", r"\d", r"\D", r"\b", r"\B", r"\A", r"\Z", "^", "$",
-    "[^a]", "[ab]", r"[\s]", r"[^\S]", r"[^\n]", r"[\W]", "[]a]", "[^]a]", r"[^\]]", "[a-c]", "[\t-b]", r"\n", r"\x0a", r"\x61", r"\t",
-    r"[\t-b]", r"[\x00-b]", "(?:a|b)", "(a)", r"(a)\1", "(?=a)", "(?!a)", r"(?!\s)", r"(?<=a)", r"(?<!a)", r"(?<!\s)", "(?>a*)", "(?i:a)",
-    "(?s:.)", "(?-i:a)", r"\.", r"\\", "(?:)", "|", "a{2}", "a{1,2}", ".{3,}", "a{,2}", "{", "}", "a{b", "(ab)*", "[^a]*", r"\s*", ".*",
-    "a+", "b*+", "a?", r"\s++", "(?#c)", "[[a]", r"[\-a]", r"[a\-\t]",
+    "a", "b", "B", "é", " ", "\t", "x1", "ab", ".", r"\s", r"\S", r"\w", r"\W", r"\d", r"\D", r"\b", r"\B", r"\A",
+    r"\Z", "^", "$", "[^a]", "[ab]", r"[\s]", r"[^\S]", r"[^\n]", r"[\W]", "[]a]", "[^]a]", r"[^\]]", "[a-c]",
+    "[\t-b]", r"\n", r"\x0a", r"\x61", r"\t", r"[\t-b]", r"[\x00-b]", "(?:a|b)", "(a)", r"(a)\1", "(?=a)", "(?!a)",
+    r"(?!\s)", "(?<=a)", "(?<!a)", r"(?<!\s)", "(?>a*)", "(?i:a)", "(?s:.)", "(?-i:a)", r"\.", r"\\", "(?:)", "|",
+    "a{2}", "a{1,2}", ".{3,}", "a{,2}", "{", "}", "a{b", "(ab)*", "[^a]*", r"\s*", ".*", "a+", "b*+", "a?", r"\s++",
+    "(?#c)", "[[a]", r"[\-a]", r"[a\-\t]",
 ]  # fmt: skip
 LINE = st.text(alphabet="aabbB .\t\r\\1x]é{}-", max_size=8).map(str.encode)
 PATTERN = st.lists(st.sampled_from(ATOMS), min_size=0, max_size=5).map(lambda atoms: "".join(atoms).encode())

@@ -27,10 +27,12 @@ def run_of(
 class Writer:
     """Appends lines to a journal as a tailer would, keeping each source's position."""
 
-    def __init__(self, journal: Journal) -> None:
-        """Write to ``journal``."""
+    def __init__(self, journal: Journal, position: int | None = None) -> None:
+        """Write to ``journal``, whose sources stand where it says; ``position`` is another place of ``SOURCE``."""
         self.journal = journal
-        self._positions: dict[tuple[bytes, int], int] = {}
+        self._positions = {key: state.position for key, state in journal.sources.items()}
+        if position is not None:
+            self._positions[SOURCE, 1] = position
 
     def lines(
         self, *lines: bytes, source: bytes = SOURCE, generation: int = 1, flags: RunFlags = RunFlags.NONE
