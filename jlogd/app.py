@@ -8,35 +8,28 @@ journals close, the lock goes last. ``kill -9`` at any point is safe as well; a 
 
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jlogd.forward import Forwarder
-from jlogd.intake import Intake, JournalHistory
+from jlogd.intake import Intake, JournalHistory, JournalParts
 from jlogd.journal import Journal
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
 from jlogd.runtime.errors import SettingsError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.metrics import AGENT, JOURNAL_END, LAG_RECORDS, SESSION_UP, SOURCES, Metrics
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, TailSettings, load
 from jlogd.spool.owner import Owner
 from jlogd.status import running_status
+from jlogd.subscribers import apply
 from jlogd.tail import Tailer, TailSpec
 
+if TYPE_CHECKING:
+    from jlogd.runtime.health import HealthServer, Readiness
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class JournalParts:
-    """One journal and what fills it."""
-
-    name: str
-    journal: Journal
-    tailer: Tailer
-    intake: Intake
-    worker: Worker
 
 
 class Agent:
@@ -50,7 +43,9 @@ class Agent:
         self._fail: OnFailure = _unheard
         self._owner: Owner | None = None
         self._control: ControlServer | None = None
-        self._health: Any = None
+        self._health: HealthServer | None = None
+        self._metrics = Metrics(AGENT)
+        self._metrics.before_reading(self._refresh_metrics)
         self.settings: AgentSettings = AgentSettings()
         self.parts: list[JournalParts] = []
         self.forwarders: list[Forwarder] = []
@@ -99,7 +94,7 @@ class Agent:
         specs = [_spec(tail) for tail in settings.tail if tail.journal == name]
         tailer = Tailer(specs, journal.sources, JournalHistory(journal), clock=self._clock)
         delay_s = settings.journal_settings(name).commit_delay
-        intake = Intake(name, journal, tailer, commit_delay_s=delay_s, clock=self._clock)
+        intake = Intake(name, journal, tailer, commit_delay_s=delay_s, metrics=self._metrics, clock=self._clock)
         worker = Worker(f"intake-{name}", lambda worker: intake.run(worker.stopping), self._fail)
         return JournalParts(name, journal, tailer, intake, worker)
 
@@ -113,10 +108,35 @@ class Agent:
     def _start_health(self) -> None:
         listen = self.settings.http.listen
         if listen is not None:
-            # http.server and the metrics cost memory that an agent without them should not pay
-            from jlogd.observe import start_http  # noqa: PLC0415
+            from jlogd.runtime.health import serve  # noqa: PLC0415 - http.server costs memory
 
-            self._health = start_http(self, listen, self.settings.tls)
+            tls = self.settings.tls
+            self._health = serve(
+                listen, (tls.ca, tls.cert, tls.key), tls.deny,
+                readiness=self._readiness, metrics=self._metrics.text, on_failure=self._fail,
+            )  # fmt: skip
+
+    def _readiness(self) -> "Readiness":
+        """Ready when every journal takes lines in and every manager has a session."""
+        from jlogd.runtime.health import Readiness  # noqa: PLC0415 - as above
+
+        stuck = [f"journal {part.name}: {part.intake.error}" for part in self.parts if part.intake.error]
+        sessions = [forwarder.status() for forwarder in self.forwarders]
+        stuck += [f"manager {s['manager']}: {s['state']}" for s in sessions if s["state"] != "streaming"]
+        return Readiness(not stuck, "; ".join(stuck) or "ready")
+
+    def _refresh_metrics(self) -> None:
+        for part in self.parts:
+            self._metrics.set(JOURNAL_END, part.journal.end, part.name)
+            for subscriber in part.journal.subscribers():
+                lag = max(part.journal.end - subscriber.checkpoint, 0)
+                self._metrics.set(LAG_RECORDS, lag, subscriber.name, part.name)
+            states = [source.state for source in part.tailer.status()]
+            for state in ("following", "waiting", "unreadable", "gone"):
+                self._metrics.set(SOURCES, states.count(state), part.name, state)
+        for forwarder in self.forwarders:
+            streaming = forwarder.status()["state"] == "streaming"
+            self._metrics.set(SESSION_UP, float(streaming), forwarder.subscriber)
 
     # ------------------------------------------------------------------ reload, stop
 
@@ -170,12 +190,10 @@ class Agent:
     # ------------------------------------------------------------------ control socket
 
     def _status(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return running_status(self)
+        since = self._owner.record.since if self._owner else None
+        return running_status(self.settings, since, self.parts, [forwarder.status() for forwarder in self.forwarders])
 
     def _subscriber(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        # imported here because commands stand above the app in no other place
-        from jlogd.subscribers import apply  # noqa: PLC0415
-
         action = arguments.get("action")
         if not isinstance(action, str):
             raise UsageError("subscriber: no action given")

@@ -10,12 +10,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from jlogd.journal import FrameView, Journal, Run
 from jlogd.journal.frame import Body, make_body
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
+from jlogd.runtime.metrics import AGENT, COMMIT_FAILURES, COMMIT_SECONDS, GAPS, READ_BYTES, READ_RECORDS, Metrics
+from jlogd.runtime.worker import Worker
 from jlogd.tail import Item, Lines, Missing, Note, Tailer
 
 log = logging.getLogger(__name__)
@@ -34,7 +37,14 @@ class Intake:
     """Moves lines from a ``Tailer`` into a ``Journal``. ``run`` belongs to one thread, the rest to any."""
 
     def __init__(
-        self, name: str, journal: Journal, tailer: Tailer, *, commit_delay_s: float, clock: Clock = SYSTEM
+        self,
+        name: str,
+        journal: Journal,
+        tailer: Tailer,
+        *,
+        commit_delay_s: float,
+        metrics: Metrics | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         """``commit_delay_s``: how long a line may wait for company before it is synced."""
         self.name = name
@@ -43,6 +53,7 @@ class Intake:
         self._tailer = tailer
         self._commit_delay_s = commit_delay_s
         self._clock = clock
+        self._metrics = metrics or Metrics(AGENT)
         self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix=f"body-{name}")
         self._making: deque[tuple[Future[Body], list[Run]]] = deque()  # in order; their bodies become frames in order
         self._held: list[Lines] = []
@@ -79,6 +90,7 @@ class Intake:
         self._append_all()
         if isinstance(item, Missing):
             self._journal.append_gap(item.gap)
+            self._metrics.count(GAPS, 1, self.name, item.gap.kind.value)
             log.warning("journal %s: bytes are missing: %s", self.name, item.gap)
         elif isinstance(item, Note):
             self._journal.note_sources([item.run])
@@ -90,6 +102,8 @@ class Intake:
         held, self._held, self._held_bytes = self._held, [], 0
         block = held[0].body if len(held) == 1 else b"".join(lines.body for lines in held)
         runs = [lines.run for lines in held]
+        self._metrics.count(READ_RECORDS, sum(run.record_count for run in runs), self.name)
+        self._metrics.count(READ_BYTES, sum(run.source_bytes for run in runs), self.name)
         self._appended_bytes += len(block)
         if len(block) < ASIDE_BYTES and not self._making:
             self._journal.append_lines(block, runs)
@@ -118,15 +132,18 @@ class Intake:
         """Make everything durable; while the disk refuses, keep trying until ``stopping``."""
         self._append_all()
         while True:
+            began_s = self._clock.monotonic_s()
             try:
                 self._journal.commit()
             except StorageError as error:
+                self._metrics.count(COMMIT_FAILURES, 1, self.name)
                 if self.error is None:
                     log.warning("journal %s: %s; nothing is lost, waiting for space", self.name, error)
                 self.error = str(error)
                 if stopping.wait(RETRY_S):
                     return
             else:
+                self._metrics.observe(COMMIT_SECONDS, self._clock.monotonic_s() - began_s, self.name)
                 break
         if self.error is not None:
             log.warning("journal %s: writing again", self.name)
@@ -144,6 +161,17 @@ class Intake:
         if self._oldest_s is None:
             return IDLE_WAIT_S
         return max(self._oldest_s + self._commit_delay_s - self._clock.monotonic_s(), 0.0)
+
+
+@dataclass(slots=True)
+class JournalParts:
+    """One journal and what fills it."""
+
+    name: str
+    journal: Journal
+    tailer: Tailer
+    intake: Intake
+    worker: Worker
 
 
 class JournalHistory:

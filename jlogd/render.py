@@ -26,6 +26,8 @@ from jlogd.runtime.errors import DamageError, UsageError
 
 Mode = Literal["text", "raw", "json"]
 
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
 _FLAG_WORDS = ((RunFlags.CONTINUED, "continued"), (RunFlags.NO_NEWLINE, "no_newline"))
 
 
@@ -213,6 +215,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for row in [list(columns), *cells]:
         padded = (c.rjust(w) if right[i] else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         click.echo("  ".join(padded).rstrip())
+
+
+def format_bytes(size: int | None) -> str | None:
+    """A size for people, about three digits."""
+    if size is None:
+        return None
+    scaled, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if scaled < 1024:
+            break
+        scaled, unit = scaled / 1024, larger
+    return f"{size} B" if unit == "B" else f"{scaled:.1f} {unit}"
 
 
 class Progress:

@@ -3,9 +3,11 @@
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jlogd.intake import JournalParts
 from jlogd.journal import Lag, committed_sources, inspect, lag_of
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.clock import SYSTEM
@@ -13,9 +15,6 @@ from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import JlogdError, UnavailableError
 from jlogd.settings import AgentSettings
 from jlogd.spool.owner import read_owner
-
-if TYPE_CHECKING:
-    from jlogd.app import Agent, JournalParts
 
 
 def status(settings: AgentSettings) -> dict[str, Any]:
@@ -29,24 +28,25 @@ def status(settings: AgentSettings) -> dict[str, Any]:
     return stopped_status(settings)
 
 
-def running_status(agent: "Agent") -> dict[str, Any]:
+def running_status(
+    settings: AgentSettings, since: str | None, parts: Sequence[JournalParts], sessions: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What the agent sees now."""
-    settings, owner = agent.settings, agent.owner
     journals: list[dict[str, Any]] = []
     subscribers: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
-    for part in agent.parts:
+    for part in parts:
         _add_journal(part, journals, subscribers)
         sources += [_source_document(part.name, source, part.intake.error) for source in part.tailer.status()]
     document = _head(settings)
     document |= {
         "running": True,
         "pid": os.getpid(),
-        "since": owner.record.since if owner else None,
+        "since": since,
         "journals": journals,
         "sources": sorted(sources, key=lambda source: source["path"]),
         "subscribers": sorted(subscribers, key=lambda item: (item["name"], item["journal"])),
-        "sessions": [forwarder.status() for forwarder in agent.forwarders],
+        "sessions": sorted(sessions, key=lambda session: session["manager"]),
         "warnings": _unlisted(settings, {item["name"] for item in subscribers}),
     }
     return document
@@ -90,7 +90,7 @@ def _head(settings: AgentSettings) -> dict[str, Any]:
     return {"schema": 1, "node": settings.node.name, "subcluster": settings.node.subcluster}
 
 
-def _add_journal(part: "JournalParts", journals: list[dict[str, Any]], subscribers: list[dict[str, Any]]) -> None:
+def _add_journal(part: JournalParts, journals: list[dict[str, Any]], subscribers: list[dict[str, Any]]) -> None:
     now_ns = SYSTEM.wall_ns()
     with part.journal.reader() as reader:
         journals.append(

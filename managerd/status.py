@@ -2,16 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import UnavailableError
 from jlogd.spool.owner import read_owner
 from managerd.settings import ManagerSettings
-
-if TYPE_CHECKING:
-    from managerd.app import Manager
 
 
 def ask(settings: ManagerSettings, command: str) -> dict[str, Any]:
@@ -23,20 +20,18 @@ def ask(settings: ManagerSettings, command: str) -> dict[str, Any]:
         except UnavailableError:
             if read_owner(data).locked:
                 raise
-    return stopped_status(settings) if command == "status" else {"schema": 1, "nodes": silent_nodes(data, set())}
+    return stopped_status(settings) if command == "status" else {"schema": 1, "nodes": silent_nodes(data)}
 
 
-def running_status(manager: "Manager") -> dict[str, Any]:
+def running_status(settings: ManagerSettings, *, since: str | None, nodes: int, sessions: int) -> dict[str, Any]:
     """What the daemon sees now."""
-    document = stopped_status(manager.settings)
-    owner = manager.owner
-    document |= {
-        "running": True,
-        "pid": os.getpid(),
-        "since": owner.record.since if owner else None,
-        "sessions": manager.live_sessions(),
-    }
-    return document
+    alive = {"running": True, "pid": os.getpid(), "since": since, "nodes": nodes, "sessions": sessions}
+    return stopped_status(settings) | alive
+
+
+def archived_nodes(data: Path) -> list[str]:
+    """Every node that the archive has something of."""
+    return [node.name for node in _directories(data / "archive")]
 
 
 def stopped_status(settings: ManagerSettings) -> dict[str, Any]:
@@ -62,12 +57,10 @@ def stopped_status(settings: ManagerSettings) -> dict[str, Any]:
     }
 
 
-def silent_nodes(data: Path, connected: set[str]) -> list[dict[str, Any]]:
-    """Nodes that have an archive and are not connected; last seen when their newest segment was written."""
+def silent_nodes(data: Path) -> list[dict[str, Any]]:
+    """Nodes that have an archive, as a stopped manager knows them; last seen when their newest segment was written."""
     found = []
     for node in _directories(data / "archive"):
-        if node.name in connected:
-            continue
         written = [path.stat().st_mtime_ns for path in node.glob("*/*/*.jls")]
         found.append(
             {

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from jlogd.render import note, print_table
+from jlogd.render import format_bytes, json_option, note, print_table
 from jlogd.runtime import logs
 from jlogd.runtime.errors import DeadlineError, UnavailableError
-from jlogd.runtime.settings import format_size, parse_duration
+from jlogd.runtime.settings import parse_duration
 from jlogd.settings import DEFAULT_PATH, load
 from jlogd.status import dump, status
 
@@ -18,7 +18,6 @@ settings_option = click.option(
     "-c", "settings_path", metavar="FILE", type=click.Path(path_type=Path), default=DEFAULT_PATH,
     show_default=True, help="The settings file.",
 )  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 DRAIN_POLL_S = 0.2
 SUBSCRIBER_COLUMNS = ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s", "state")
@@ -62,7 +61,8 @@ def check(settings_path: Path, *, as_json: bool) -> None:
     else:
         managers = ", ".join(f"{link.subscriber} at {link.address}" for link in settings.manager) or "none"
         click.echo(
-            f"{settings_path}: good. Node {settings.node.name}, journals: {', '.join(journals) or 'none'}, managers: {managers}"
+            f"{settings_path}: good. Node {settings.node.name}, journals: {', '.join(journals) or 'none'}, "
+            f"managers: {managers}"
         )
 
 
@@ -127,22 +127,6 @@ def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
 def _behind(behind: list[dict[str, Any]], unread: list[dict[str, Any]]) -> list[str]:
     parts = [f"{item['name']} lacks {item['lag_records']} records of {item['journal']}" for item in behind]
     return parts + [f"{item['lag_bytes']} bytes of {item['path']} are not read" for item in unread]
-
-
-def format_bytes(size: int | None) -> str | None:
-    """A size for people, about three digits."""
-    if size is None:
-        return None
-    return format_size(size) if size < 1024 else _scaled(float(size))
-
-
-def _scaled(size: float) -> str:
-    unit = "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.1f} {unit}"
 
 
 def _sections(document: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:

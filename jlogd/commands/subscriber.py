@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from jlogd.commands.agent import SUBSCRIBER_COLUMNS, json_option, settings_option, subscriber_row
+from jlogd.commands.agent import SUBSCRIBER_COLUMNS, settings_option, subscriber_row
 from jlogd.journal import Journal
-from jlogd.render import print_table
+from jlogd.render import json_option, print_table
 from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import UsageError
 from jlogd.settings import AgentSettings, load

@@ -10,6 +10,7 @@ a time, 15 seconds each: what is slower is cut. Import this module only when
 """
 
 import contextlib
+import hashlib
 import http.server
 import logging
 import socket
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from jlogd.runtime.addresses import Address
-from jlogd.runtime.errors import SettingsError
+from jlogd.runtime.certificates import DenyList
+from jlogd.runtime.errors import SettingsError, UnavailableError
 from jlogd.runtime.worker import OnFailure, Worker
 
 _CONNECTIONS_MAX = 16
@@ -93,6 +95,33 @@ class HealthServer:
         worker.join()
         server.server_close()
         server.cut_older_than(0.0)
+
+
+def serve(
+    address: Address,
+    files: tuple[Path | None, Path | None, Path | None],
+    deny: Path | None,
+    *,
+    readiness: Callable[[], Readiness],
+    metrics: Callable[[], bytes],
+    on_failure: OnFailure,
+) -> HealthServer:
+    """Start a server as ``[http]`` and ``[tls]`` say; ``files``: ca, cert, key, used unless the address is loopback."""
+    ca, cert, key = files
+    tls = TlsFiles(ca, cert, key) if ca and cert and key and not address.loopback else None
+    denied = DenyList(deny)
+
+    def permitted(certificate: bytes) -> bool:
+        return not denied.denies(hashlib.sha256(certificate).hexdigest())
+
+    server = HealthServer(
+        address, readiness=readiness, metrics=metrics, on_failure=on_failure, tls=tls, permitted=permitted
+    )
+    try:
+        server.start()
+    except OSError as error:
+        raise UnavailableError(f"http.listen: cannot listen on {address}: {error.strerror}") from error
+    return server
 
 
 @dataclass(frozen=True, slots=True)

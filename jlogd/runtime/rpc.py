@@ -30,7 +30,7 @@ MANAGER_SERVER_NAME = "manager.jlogd"
 MESSAGE_MAX = (4 << 20) + (64 << 10)  # 4 MiB of frames and what stands around them
 KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
-HTTP2_FRAME_BYTES = 1 << 20  # fewer, larger HTTP/2 frames: bulk messages are 256 KiB to 1 MiB
+HTTP2_FRAME_BYTES = 1 << 22  # fewer, larger HTTP/2 frames: bulk messages are 256 KiB to 1 MiB
 DELIVER_METHOD = "/jlogd.v1.DeliverService/Deliver"
 ROLES = ("node", "manager", "operator")
 

@@ -84,6 +84,16 @@ def hashed_to(content: Content, start: int, origin: int, position: int) -> Curso
 Runs = Iterator[tuple[Run, Callable[[], bytes]]]
 
 
+def is_beginning(one: Content, other: Content) -> bool:
+    """Whether ``other`` begins with all of ``one``."""
+    position = 0
+    while piece := one.read(_STEP, position):
+        if other.read(len(piece), position) != piece:
+            return False
+        position += len(piece)
+    return True
+
+
 def common_end(
     content: Content, saved: PositionState, position: int, ladder: Ladder, runs: Callable[[int], Runs]
 ) -> int:

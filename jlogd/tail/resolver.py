@@ -18,7 +18,7 @@ from jlogd.tail.generation import Generation
 from jlogd.tail.identity import Candidate, Known, Proof, Verdict, judge, same_inode
 from jlogd.tail.model import History, Item, TailSpec
 from jlogd.tail.position import HEAD_MAX, Cursor, StateFlags
-from jlogd.tail.proof import Runs, common_end, hashed_to, prove, resume, skipped, starts_like
+from jlogd.tail.proof import Runs, common_end, hashed_to, is_beginning, prove, resume, skipped, starts_like
 from jlogd.tail.rotation import FoundFile
 from jlogd.tail.sourcefs import SourceFs, refusal
 
@@ -182,6 +182,7 @@ class Resolver:
         cuts = self._cuts(files, verdict)
         lost = [one for one in lost if one.number not in {number for number, _ in cuts.values()}]
         self._check_whole(files, verdict)
+        self._leave_copies(files, verdict)
         if self._must_wait(files, verdict, lost, outcome, now_s):
             return outcome
         for one in lost:
@@ -224,6 +225,22 @@ class Resolver:
             except (OSError, *BROKEN):
                 verdict.fresh.remove(index)
                 verdict.unsure.append(index)
+
+    def _leave_copies(self, files: _Files, verdict: Verdict) -> None:
+        """A sibling that is the beginning of what the path holds, and younger, is a copy under way.
+
+        When it is done and the path truncated, it is recognised. (A rotated generation
+        that was only a header is older than the path's file.)
+        """
+        if not verdict.fresh or not files.found[verdict.fresh[-1]].current:
+            return
+        current = files.found[0]
+        for index in verdict.fresh[:-1]:
+            file = files.found[index]
+            younger = file.status.st_mtime_ns >= current.status.st_mtime_ns
+            fits = not file.compression and file.status.st_size <= current.status.st_size
+            if younger and fits and is_beginning(files.content(index), files.content(0)):
+                verdict.fresh.remove(index)
 
     def _must_wait(
         self, files: _Files, verdict: Verdict, lost: list[Generation], outcome: Outcome, now_s: float

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from jlogd.commands.agent import format_bytes, json_option
-from jlogd.render import print_json, print_table
+from jlogd.render import format_bytes, json_option, print_json, print_table
 from jlogd.runtime import logs
 from managerd.settings import DEFAULT_PATH, load
 from managerd.status import ask

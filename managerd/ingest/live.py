@@ -183,16 +183,8 @@ class LiveSession:
 
     async def _begin(self, effect: ev.Begin) -> None:
         parts, node = self._parts, self._core.node
-        if effect.incarnations:
-            made = await asyncio.wrap_future(
-                parts.writer.call(lambda: replicas.begin(parts.archive, node, effect.incarnations))
-            )
-            for index, replica in made:
-                self._replicas[index] = replica
-        if self._over:
-            return
-        ready = [replica for replica in self._replicas if replica is not None]
-        ends = await asyncio.wrap_future(parts.writer.call(lambda: tuple(one.journal.end for one in ready)))
+        begun = parts.writer.call(lambda: replicas.begin(parts.archive, node, effect.incarnations, self._replicas))
+        ready, ends = await asyncio.wrap_future(begun)
         if self._over:
             return
         self._step(ev.Begun(ends))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jlogd.forward.messages import CHAIN_LENGTH, JournalOffer, ReplicaEnd, terms_max
-from jlogd.journal import Base
+from jlogd.journal import Base, Offset
 from managerd.archive import Archive, Replica
 from managerd.ingest.events import NewIncarnation
 
@@ -28,12 +28,14 @@ def find(
     return tuple(ends), replicas
 
 
-def begin(archive: Archive, node: str, news: Sequence[NewIncarnation]) -> list[tuple[int, Replica]]:
-    """Make the new incarnations durably: (journal index, replica). JlogdError."""
-    made = []
+def begin(
+    archive: Archive, node: str, news: Sequence[NewIncarnation], found: Sequence[Replica | None]
+) -> tuple[list[Replica], tuple[Offset, ...]]:
+    """Make the new incarnations durably; every replica of the session, by journal index, and its end. JlogdError."""
+    by_index = dict(enumerate(found))
     for new in news:
         resume, offer = new.resume, new.offer
         base = Base(resume.first, resume.chain or bytes(CHAIN_LENGTH), list(resume.terms))
-        replica = archive.begin(node, offer.journal, offer.journal_id, first=resume.first, base=base)
-        made.append((new.journal, replica))
-    return made
+        by_index[new.journal] = archive.begin(node, offer.journal, offer.journal_id, first=resume.first, base=base)
+    ready = [replica for replica in by_index.values() if replica is not None]
+    return ready, tuple(replica.journal.end for replica in ready)
