@@ -37,6 +37,7 @@ from tests.support.writing import WriterProcess
 NODE = "n1"
 FILES = {"mail": ("rename", "a"), "web": ("copytruncate", "b"), "app": ("gz", "a"), "old": ("xz", "b")}
 POWER_CUT = [sys.executable, "-m", "tests.support.power_cut"]
+ROTATE_WAIT_S = 0.5
 STEP_S = 0.7  # how long the writers need for what a step allows, about
 
 
@@ -124,6 +125,7 @@ class _Run:
             seed=self.storm.seed,
             rotation=FILES[name][0],
             rotate_bytes=min(max(self.storm.lines_each * 160 // 10, 50_000), 4 << 20),
+            keep=40,  # the agent may be killed again and again before it comes to an old generation's last line
             late=0 if FILES[name][0] == "copytruncate" else self.rng.choice([0, 7]),
             burst=max(2, int(2 * self.storm.lines_each / writes)),
             pause_s=0.005,
@@ -135,7 +137,7 @@ class _Run:
     def _node(self) -> Node:
         more = f'[journal]\nsegment_bytes = "{self.rng.choice(["128KiB", "512KiB", "4MiB"])}"\n'
         tails = [
-            Tail(FILES[name][1], (str(self._source(name)),), 'rotate_wait = "1s"\nmax_line = "1KiB"\n')
+            Tail(FILES[name][1], (str(self._source(name)),), f'rotate_wait = {ROTATE_WAIT_S}\nmax_line = "1KiB"\n')
             for name in self.storm.files
         ]
         return self.fleet.node(NODE, tails, self.managers, more=more)
@@ -151,7 +153,7 @@ class _Run:
             self._storm()
             for writer in self.writers.values():
                 writer.finish(60.0 + self.storm.lines / 10_000)
-            self.fleet.settle(self.storm.settle_s)
+            self.fleet.settle(self.storm.settle_s, steady_s=3 * ROTATE_WAIT_S)
             self._judge()
         finally:
             for writer in self.writers.values():

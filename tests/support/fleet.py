@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,14 +204,26 @@ class Fleet:
         for node in self.nodes.values():
             node.ready()
 
-    def settle(self, timeout_s: float) -> None:
-        """Wait until every node has read everything and every subscriber has it."""
-        for node in self.nodes.values():
-            self._settle(node, timeout_s)
+    def settle(self, timeout_s: float, *, steady_s: float = 0.0) -> None:
+        """Wait until every node has read everything and every subscriber has it.
 
-    def _settle(self, node: Node, timeout_s: float) -> None:
+        ``steady_s``: and has stayed so this long; more than ``rotate_wait`` where files end without a newline.
+        """
+        for node in self.nodes.values():
+            self._settle(node, timeout_s, steady_s)
+
+    def _settle(self, node: Node, timeout_s: float, steady_s: float) -> None:
+        since_s = time.monotonic()
+
+        def settled() -> bool:
+            nonlocal since_s
+            if node.behind():
+                since_s = time.monotonic()
+                return False
+            return time.monotonic() - since_s >= steady_s
+
         try:
-            until(lambda: not node.behind(), timeout_s, f"{node.name} has delivered everything")
+            until(settled, timeout_s, f"{node.name} has delivered everything")
         except AssertionError as error:
             tails = "\n".join(daemon.tail() for daemon in self.daemons())
             raise AssertionError(f"{error}; behind: {node.behind()}\n{tails}") from error
