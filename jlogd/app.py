@@ -19,6 +19,7 @@ from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
 from jlogd.runtime.errors import SettingsError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.metrics import AGENT, JOURNAL_END, LAG_RECORDS, SESSION_UP, SOURCES, Metrics
+from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, TailSettings, load
 from jlogd.spool.owner import Owner
@@ -223,8 +224,6 @@ def _check_own_certificate(settings: AgentSettings) -> None:
     tls = settings.tls
     if tls.cert is None or tls.insecure or not settings.manager:
         return
-    from jlogd.runtime.rpc import check_own_certificate  # noqa: PLC0415 - cryptography is needed once, if at all
-
     check_own_certificate(tls.cert, "node", settings.node.name)
 
 

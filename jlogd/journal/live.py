@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from jlogd.journal.frame import CHAIN_SHA256, FORMAT_VERSION, Buffer, FrameFields, Kind, encode_frame
+from jlogd.journal.frame import CHAIN_BLAKE3, FORMAT_VERSION, Buffer, FrameFields, Kind, encode_frame
 from jlogd.journal.mark import INDEX_DISTANCE, IndexEntry, write_index
 from jlogd.journal.metadata import (
     SegmentInfo,
@@ -106,7 +106,7 @@ def create_segment(
     """
     wall_ns, now_s = now
     first, old_epoch, length = previous or (UNKNOWN, 0, 0)
-    info = SegmentInfo(journal_id, FORMAT_VERSION, CHAIN_SHA256, epoch, wall_ns, first, old_epoch, length, subcluster)
+    info = SegmentInfo(journal_id, FORMAT_VERSION, CHAIN_BLAKE3, epoch, wall_ns, first, old_epoch, length, subcluster)
     term = tip.terms[-1] if tip.terms else None
     buffers: list[Buffer] = []
     kind = Kind.SEGMENT
