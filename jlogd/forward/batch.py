@@ -17,7 +17,7 @@ from jlogd.runtime.fs import Buffer
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 1024 << 10  # measured: below 256 KiB each message's fixed cost shows, above 1 MiB nothing is won
+BATCH_BYTES = 512 << 10  # measured: below 256 KiB each message's fixed cost shows, above 1 MiB nothing is won
 TURN_BYTES = 256 << 10  # how much one journal may put into a message before the next one has its turn
 
 

@@ -203,8 +203,8 @@ class NodeSession:
             resumes.append(plan.resume or JournalResume(plan.kind))
             if plan.start < journal.offer.checkpoint:
                 effects.append(MoveBack(index, plan.start))
-            elif plan.kind is Kind.CONTINUE and (plan.start > journal.offer.checkpoint or not journal.acknowledged):
-                effects.append(Advance(index, plan.start))  # its Ack was lost; the chain proves that it is there
+            elif plan.kind is not Kind.BEGIN and plan.start > journal.offer.checkpoint:
+                effects.append(Advance(index, plan.start))  # chain or terms prove that it is there
         starts = tuple(self._plans[index].start for index in range(len(self._journals)))
         self._sent = list(starts)
         self._acked = list(starts)

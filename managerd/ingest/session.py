@@ -87,8 +87,9 @@ _OPEN = [state for state in State if state is not State.ENDED]
 class ManagerSession:
     """See the module. One owner; ``step`` is not thread-safe."""
 
-    def __init__(self, manager: str, subscriber: str, epoch: int) -> None:
+    def __init__(self, manager: str, subscriber: str, epoch: int, protocol: int = PROTOCOL) -> None:
         """``epoch``: fencing number of the data directory."""
+        self._protocol = protocol
         self.state = State.OPENED
         self.hello: NodeHello | None = None
         self._manager = manager
@@ -123,7 +124,7 @@ class ManagerSession:
 
     def _started(self, event: Started) -> list[Effect]:  # noqa: ARG002 - one shape for all entries
         self.state = State.GREETED
-        return [SendHello(Hello(PROTOCOL, self._manager, self._subscriber, self._epoch))]
+        return [SendHello(Hello(self._protocol, self._manager, self._subscriber, self._epoch))]
 
     def _node_hello(self, event: NodeHelloReceived) -> list[Effect]:
         hello = event.hello
@@ -144,11 +145,11 @@ class ManagerSession:
             return Refusal(
                 Reason.CERTIFICATE, f"a {peer.role}'s certificate ({peer.name}) cannot deliver: a node's is needed"
             )
-        if hello.protocol != PROTOCOL:
+        if hello.protocol != self._protocol:
             return Refusal(
                 Reason.PROTOCOL_VERSION,
                 f"node {peer.name or hello.node[:80]} speaks session protocol {hello.protocol}, manager "
-                f"{self._manager} {PROTOCOL}: upgrade the older one",
+                f"{self._manager} {self._protocol}: upgrade the older one",
             )
         check_node_hello(hello)
         if peer.role and peer.name != hello.node:

@@ -1,0 +1,48 @@
+"""Values as a transcript tells them: short, without what is empty."""
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+from jlogd.forward.messages import Hello, JournalAck, JournalOffer, JournalResume, Kind, NodeHello, ReplicaEnd
+from jlogd.journal.model import Term
+
+
+def show(value: Any) -> str:
+    """One value."""
+    if isinstance(value, tuple):
+        return "[" + " ".join(show(item) for item in value) + "]"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, bytes):
+        return value.decode() if value.isascii() and value.decode().isprintable() else value.hex()[:8]
+    short = _short(value)
+    if short is not None:
+        return short
+    if not dataclasses.is_dataclass(value):
+        return str(value)
+    pairs = [(one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
+    if len(pairs) == 1:
+        return f"{type(value).__name__}({show(pairs[0][1])})"
+    inner = ", ".join(f"{name}={show(item)}" for name, item in pairs if item not in (b"", (), "", None, False))
+    return f"{type(value).__name__}({inner})"
+
+
+def _short(value: Any) -> str | None:
+    match value:
+        case Term():
+            return f"{value.counter}#{value.nonce}@{value.first}"
+        case JournalResume(kind=Kind.CONTINUE):
+            return "CONTINUE"
+        case JournalOffer():
+            return f"{value.journal}[{value.first},{value.end})@{value.checkpoint}"
+        case ReplicaEnd():
+            return f"{value.next_offset}~{show(value.chain)}~{show(value.terms)}" if value.present else "absent"
+        case NodeHello():
+            who = f"{value.node} on {value.host}, {show(value.instance)}"
+            return f"{who}, for {value.subscriber} {show(value.journals)}"
+        case Hello():
+            return f"{value.manager} as {value.subscriber}, epoch {value.epoch}, protocol {value.protocol}"
+        case JournalAck():
+            return f"{value.journal}:{value.end}"
+    return None
