@@ -21,8 +21,11 @@ from jlogd.journal.model import Damage, Gap, GapKind, RunFlags
 from jlogd.journal.reader import Reader
 from jlogd.journal.segment import FrameView
 from jlogd.journal.select import Slice, frame_damage, is_damage_gap, lost_tail, slice_records, slices
+from jlogd.journal.verify import Report
 from jlogd.runtime.arguments import RecordRange, format_time
 from jlogd.runtime.errors import DamageError, UsageError
+
+FOLLOW_POLL_S = 0.2  # a reader in another process looks at the writer's mark this often
 
 Mode = Literal["text", "raw", "json"]
 
@@ -227,6 +230,28 @@ def format_bytes(size: int | None) -> str | None:
             break
         scaled, unit = scaled / 1024, larger
     return f"{size} B" if unit == "B" else f"{scaled:.1f} {unit}"
+
+
+def show_report(report: Report, *, as_json: bool) -> int:
+    """Print what verification found; returns the exit code."""
+    if as_json:
+        document: dict[str, Any] = {
+            "ok": report.ok,
+            "frames": report.frames,
+            "records": report.records,
+            "gaps": [{"dir": str(path), **gap_document(gap)} for path, gap in report.gaps],
+            "damage": [damage_document(item) for item in report.damage],
+        }
+        print_json(document)
+    else:
+        for path, gap in report.gaps:
+            click.echo(f"{path}: {gap_line(gap)}")
+        sys.stdout.flush()
+        for item in report.damage:
+            note(damage_line(item))
+        state = "all sound" if report.ok else f"{len(report.damage)} places are damaged"
+        click.echo(f"{report.frames} frames, {report.records} records, {len(report.gaps)} gaps: {state}")
+    return 0 if report.ok else DamageError.exit_code
 
 
 class Progress:

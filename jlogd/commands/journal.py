@@ -1,24 +1,20 @@
 """``jlogd journal ls | read | verify | repair``: a journal's files, whoever writes them."""
 
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from jlogd import render
 from jlogd.commands.agent import settings_option
-from jlogd.journal import Damage, Reader, inspect
+from jlogd.journal import Reader, inspect
 from jlogd.journal.repair import repair
 from jlogd.journal.select import bounds
-from jlogd.journal.verify import Report, verify
+from jlogd.journal.verify import verify
 from jlogd.runtime.arguments import RecordRange, range_options
 from jlogd.runtime.clock import SYSTEM
 from jlogd.runtime.errors import DamageError
 from jlogd.settings import load
-
-FOLLOW_POLL_S = 0.2  # a reader in another process looks at the writer's mark this often
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -105,7 +101,7 @@ def read(
         while follow and not (wanted.end is not None and high >= wanted.end):
             writer.flush()
             try:
-                time.sleep(FOLLOW_POLL_S)
+                time.sleep(render.FOLLOW_POLL_S)
             except KeyboardInterrupt:
                 break
             reader.refresh()
@@ -130,7 +126,7 @@ def verify_journal(directory: Path, *, as_json: bool) -> int:
         report = verify(directory, on_frame=progress.add)
     finally:
         progress.close()
-    return show_report(report, as_json=as_json)
+    return render.show_report(report, as_json=as_json)
 
 
 @journal.command("repair")
@@ -163,29 +159,3 @@ def repair_journal(directory: Path, *, as_json: bool) -> None:
             click.echo(f"  {render.gap_line(gap)}")
     if not done:
         click.echo(f"{directory}: nothing is damaged")
-
-
-def show_report(report: Report, *, as_json: bool) -> int:
-    """Print what verification found; returns the exit code."""
-    if as_json:
-        document: dict[str, Any] = {
-            "ok": report.ok,
-            "frames": report.frames,
-            "records": report.records,
-            "gaps": [{"dir": str(path), **render.gap_document(gap)} for path, gap in report.gaps],
-            "damage": [render.damage_document(item) for item in report.damage],
-        }
-        render.print_json(document)
-    else:
-        for path, gap in report.gaps:
-            click.echo(f"{path}: {render.gap_line(gap)}")
-        _damage_lines(report.damage)
-        state = "all sound" if report.ok else f"{len(report.damage)} places are damaged"
-        click.echo(f"{report.frames} frames, {report.records} records, {len(report.gaps)} gaps: {state}")
-    return 0 if report.ok else DamageError.exit_code
-
-
-def _damage_lines(damage: list[Damage]) -> None:
-    sys.stdout.flush()
-    for item in damage:
-        render.note(render.damage_line(item))

@@ -53,7 +53,7 @@ CHAIN_ORIGIN = bytes(CHAIN_LENGTH)  # the chain before the first frame of a jour
 CHAIN_BLAKE3 = 1  # algorithm number in the segment header: BLAKE3, the chain cut to 16 bytes
 # Level 1 with long matches and tables that fit the CPU's cache: 10 % quicker than plain level 1 on log
 # text at the same ratio (4.7); level 3 is slower and no smaller (tests/bench/codec.py).
-ZSTD_OPTIONS = {
+ZSTD_OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.window_log: 18,
     zstd.CompressionParameter.hash_log: 14,

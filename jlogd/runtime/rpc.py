@@ -241,9 +241,7 @@ def error_of(reason: str, message: str) -> JlogdError:
 # ---------------------------------------------------------------------- our own certificate
 
 
-def check_own_certificate(
-    path: Path, role: str, name: str, *, now: datetime | None = None, fs: FileSystem = OS
-) -> None:
+def check_own_certificate(path: Path, role: str, name: str, *, now: datetime | None = None) -> None:
     """Before it is used: SettingsError when it is expired, not yet valid, or issued to somebody else."""
     moment = now or datetime.now(UTC)
     try:

@@ -151,6 +151,7 @@ class Follower:
         for number in list(self.book.active):
             generation = self.book.generations[number]
             if generation.unchanged():
+                self._introduce(generation, now_s, out)
                 continue
             waiting = len(generation.partial)
             try:
@@ -169,7 +170,13 @@ class Follower:
                 continue
             if len(generation.partial) != waiting:
                 generation.quiet_since_s = self.last_growth_s = now_s
+            self._introduce(generation, now_s, out)
         return False
+
+    def _introduce(self, generation: Generation, now_s: float, out: list[Item]) -> None:
+        """The journal must know of a generation before it knows of a newer one: a begun line alone does not wait."""
+        if generation.rotated and generation.saved is None and (begun := generation.rest()):
+            self._gave(begun, now_s, generation, out)
 
     def _gave(self, block: Lines, now_s: float, generation: Generation, out: list[Item]) -> None:
         out.append(block)

@@ -15,7 +15,7 @@ from typing import Literal
 COMPRESSED = {b".gz": "gz", b".zst": "zst", b".xz": "xz", b".bz2": "bz2"}
 Compression = Literal["gz", "zst", "xz", "bz2"]
 
-_DATE = rb"(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{10})(?:[-_.T]?\d{2,6}(?:[-:]\d{2}){0,2})?(?:[-.]\d{1,9})?"
+_DATE = rb"(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{10})(?:[-_.T]?\d{2,6}(?:[-:]\d{2}){0,2})?(?:[-.]\d{1,10})?"
 _DATED_END = re.compile(rb"^(?P<base>.+?)[-._](?P<date>" + _DATE + rb")$", re.DOTALL)
 _DATED_INSIDE = re.compile(rb"^(?P<stem>.+?)[-._](?P<date>" + _DATE + rb")(?P<ext>\.[A-Za-z][A-Za-z0-9]*)$", re.DOTALL)
 _NUMBER_END = re.compile(rb"^(?P<base>.+)\.(?P<number>\d{1,6})$", re.DOTALL)

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from jlogd import render
-from jlogd.commands.journal import FOLLOW_POLL_S, show_report
 from jlogd.journal import Damage, Gap
 from jlogd.journal.select import lost_tail
 from jlogd.journal.survey import survey
@@ -204,7 +203,7 @@ def tail(
                 out.flush()
                 if no_follow:
                     break
-                time.sleep(FOLLOW_POLL_S)
+                time.sleep(render.FOLLOW_POLL_S)
     except KeyboardInterrupt:
         pass  # how a follower is meant to end
     finally:
@@ -320,7 +319,7 @@ def verify_logs(settings_path: Path, patterns: tuple[str, ...], incarnation: str
                 report.add(verify(path, on_frame=progress.add))
     finally:
         progress.close()
-    return show_report(report, as_json=as_json)
+    return render.show_report(report, as_json=as_json)
 
 
 def _copy(part: Part, writer: render.RecordWriter, wanted: RecordRange, low: int, high: int) -> list[Damage]:

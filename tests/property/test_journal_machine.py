@@ -28,7 +28,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.options = JournalOptions(segment_bytes=segment_bytes, codec=codec)  # type: ignore[arg-type]
         self.clock = ManualClock()
-        self.fs = PowerCutFs()
+        self.fs = PowerCutFs(self.root / "side")
         self.committed: list[bytes | None] = []  # None: a gap
         self.pending: list[bytes | None] = []
         self.positions: dict[int, int] = {}
@@ -88,6 +88,7 @@ class JournalMachine(RuleBasedStateMachine):
         abandon(self.journal)
         if power:
             self.fs.cut(seed)
+            self.fs = PowerCutFs(self.root / "side")
         self.reopen()
         kept = self.journal.end - len(self.committed)
         assert 0 <= kept <= len(self.pending)

@@ -22,7 +22,7 @@ def run(capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
 
 
 def test_ls(tmp_path: Path, run: Run) -> None:
-    """Every journal of the node with its place and bounds; a directory that holds none is damage, and the rest is shown."""
+    """Every journal of the node with place and bounds; a directory that holds none is damage, the rest is shown."""
     settings = tmp_path / "jlogd.toml"
     settings.write_text(f'[node]\nname = "web1"\nspool = "{tmp_path}"\n[tls]\ninsecure = true\n')
     assert run("ls", "-c", settings, "--json").json() == {"schema": 1, "journals": []}

@@ -60,9 +60,7 @@ class Collector:
             found[key(run)] = SourceState(run.position, run.state, ladder)
         return found
 
-    def runs(
-        self, source: bytes, generation: int, from_position: int
-    ) -> Iterator[tuple[Run, Callable[[], bytes]]]:
+    def runs(self, source: bytes, generation: int, from_position: int) -> Iterator[tuple[Run, Callable[[], bytes]]]:
         """See ``History``."""
         for item in self.items:
             if isinstance(item, Lines) and key(item.run) == (source, generation) and item.run.position > from_position:
