@@ -36,7 +36,7 @@ class TailMachine(RuleBasedStateMachine):
         self.log.touch()
 
     @initialize(dated=st.booleans(), header=st.booleans())
-    def begin(self, dated: bool, header: bool) -> None:  # noqa: FBT001
+    def begin(self, dated: bool, header: bool) -> None:
         """Numbered or dated names; with or without a header that all generations share."""
         self.dated, self.header = dated, b"# the same header everywhere\n" if header else b""
         self.write_header()
@@ -54,7 +54,7 @@ class TailMachine(RuleBasedStateMachine):
         os.utime(path, ns=(self.tick, self.tick))
 
     @rule(lines=st.integers(0, 5), cut=st.integers(0, 300), long=st.booleans())
-    def append(self, lines: int, cut: int, long: bool) -> None:  # noqa: FBT001
+    def append(self, lines: int, cut: int, long: bool) -> None:
         """Lines that never repeat; ``cut`` may end the last one early, or be longer than a record may be."""
         text = b""
         for _ in range(lines):
@@ -94,7 +94,7 @@ class TailMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.siblings) < KEEP_MAX and self.written[-1])
     @rule(looked=st.booleans())
-    def copytruncate(self, looked: bool) -> None:  # noqa: FBT001
+    def copytruncate(self, looked: bool) -> None:
         """With a look between copy and truncation, or without."""
         name = self.next_name()
         shutil.copyfile(self.log, name)
@@ -180,7 +180,7 @@ class TailMachine(RuleBasedStateMachine):
                 self.start()
             self.follow.settle(20)
             texts = [text for _, text in sorted(self.follow.journal.text().items())]
-            wanted = self.written[:-1] + [self.written[-1][: self.written[-1].rfind(b"\n") + 1]]
+            wanted = [*self.written[:-1], self.written[-1][: self.written[-1].rfind(b"\n") + 1]]
             last = self.written[-1][len(wanted[-1]) :]
             if texts and len(last) > 100:  # a begun line gives its pieces early
                 assert texts[-1].startswith(wanted[-1])

@@ -12,6 +12,7 @@ import pytest
 from backports import zstd
 
 from jlogd.journal.model import RunFlags
+from jlogd.tail import Lines
 from tests.unit.tail.harness import Follow, append, numbered
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -116,7 +117,7 @@ def test_last_line_without_newline(follow: Follow, log: Path) -> None:
     follow.settle()
     assert follow.journal.text() == {1: numbered(0, 50) + b"the end", 2: b"new\n"}
     assert b"the end" in follow.journal.records()
-    flags = [item.run.flags for item in follow.journal.items if hasattr(item, "body")]
+    flags = [item.run.flags for item in follow.journal.items if isinstance(item, Lines)]
     assert RunFlags.NO_NEWLINE in flags
 
 
@@ -210,7 +211,7 @@ def test_rotated_while_down(follow: Follow, log: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["", "gz"])
 @pytest.mark.parametrize("copy", [False, True])
-def test_several_generations_while_down(follow: Follow, log: Path, kind: str, copy: bool) -> None:  # noqa: FBT001
+def test_several_generations_while_down(follow: Follow, log: Path, kind: str, copy: bool) -> None:
     """All generations that came and went are delivered, oldest first."""
     follow.stop()
     for first in range(50, 100, 10):
