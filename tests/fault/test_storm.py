@@ -16,7 +16,7 @@ SEED = int(os.environ.get("JLOGD_SEED", random.randrange(1 << 31)))
 @pytest.mark.timeout(3600 if LONG else 110)
 def test_kill_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Node and both managers killed -9 again and again: both archives equal what was written, byte for byte."""
-    storm = Storm(SEED, 2_000_000, 22, settle_s=300.0) if LONG else Storm(SEED, 60_000, 3)
+    storm = Storm(SEED, 2_000_000, 22, settle_s=300.0) if LONG else Storm(SEED, 80_000, 4)
     outcome = run_storm(storm, tmp_path / "storm")
     with capsys.disabled():
         print(f"\n{outcome}")
@@ -26,7 +26,7 @@ def test_kill_storm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.timeout(3600 if LONG else 110)
 def test_power_cuts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Un-synced bytes of journal, archive and source go: what the source still has stands exactly once."""
-    storm = Storm(SEED, 2_000_000, 22, power=True, settle_s=300.0) if LONG else Storm(SEED, 40_000, 3, power=True)
+    storm = Storm(SEED, 2_000_000, 22, power=True, settle_s=300.0) if LONG else Storm(SEED, 60_000, 4, power=True)
     outcome = run_storm(storm, tmp_path / "storm")
     with capsys.disabled():
         print(f"\n{outcome}")
