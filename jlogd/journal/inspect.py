@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jlogd.journal.checkpoint import read_checkpoints
+from jlogd.journal.mark import read_committed
 from jlogd.journal.model import Offset, SourceKey, SourceState
 from jlogd.journal.reader import Reader
-from jlogd.journal.recovery import History
+from jlogd.journal.recovery import History, synced_end
 from jlogd.journal.segment import read_segment_header, scan_segment
 from jlogd.runtime.errors import DamageError
 from jlogd.runtime.fs import OS, FileSystem
@@ -74,5 +75,6 @@ def committed_sources(path: Path, *, fs: FileSystem = OS) -> dict[SourceKey, Sou
             raise DamageError(f"{file.path}: the segment's header is damaged")
         history = History(header.first, header.chain, header.terms)
         history.note_runs(header.runs)
-        scan_segment(file, header, history.note_frame)
+        synced = synced_end(read_committed(fs, path / "committed"), header)
+        scan_segment(file, header, history.note_frame, synced=synced)
         return history.sources

@@ -90,7 +90,7 @@ class Journal:
         self._tip = tip_of(self._first, self._history)
         self._store = SubscriberStore(fs, path / "subscribers")
         self._mark = CommittedMark(fs, path / "committed", journal_id)
-        self._mark.write(self._tip.end)
+        self._mark.write(self._tip.end, self._tip.end)
 
     @classmethod
     def open(
@@ -309,7 +309,7 @@ class Journal:
         with self._published:
             self._tip = tip
             self._published.notify_all()
-        self._mark.write(tip.end)
+        self._mark.write(tip.end, tip.end if self.options.sync == "batch" else 0)
         if moved:
             for listener in self.listeners:
                 listener()

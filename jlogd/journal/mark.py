@@ -1,8 +1,9 @@
 """Three small files beside the segments: the lock, the committed mark, and each segment's index.
 
 * ``lock``: flock held by the writer; its text names the holder for messages.
-* ``committed``: journal id and committed end, written after each commit and never synced, so that
-  readers in other processes stop where the writer's sync did. Without a writer nobody needs it.
+* ``committed``: journal id, visible end and synced end, written after each commit and never synced
+  itself. Readers in other processes stop at the visible end while a writer lives; records below the
+  synced end were on the disk once, which tells damage from a torn tail.
 * ``<segment>.idx``: (offset, position, time) about every 256 KiB of a sealed segment, checksummed
   and rebuildable: losing it costs a longer walk, nothing else.
 """
@@ -20,7 +21,7 @@ from jlogd.journal.frame import crc32c
 from jlogd.runtime.errors import LockedError
 from jlogd.runtime.fs import FILE_MODE, File, FileSystem
 
-_COMMITTED = struct.Struct("<8s16sQI")
+_COMMITTED = struct.Struct("<8s16sQQI")
 _COMMITTED_MAGIC = b"JLC1\0\0\0\0"
 _PROBE_S = 0.5  # a reader's probe holds the lock for microseconds: a writer tries again for this long
 
@@ -93,7 +94,8 @@ class Committed(NamedTuple):
     """The content of the ``committed`` file."""
 
     journal_id: bytes
-    end: int
+    end: int  # visible
+    synced: int  # everything below was synced
 
 
 class CommittedMark:
@@ -107,9 +109,9 @@ class CommittedMark:
         except FileNotFoundError:
             self._file = fs.create(path)
 
-    def write(self, end: int) -> None:
-        """Publish ``end``. Best effort: a reader falls back to walking the segment."""
-        body = _COMMITTED.pack(_COMMITTED_MAGIC, self._id, end, 0)[:-4]
+    def write(self, end: int, synced: int) -> None:
+        """Publish both ends. Best effort: a reader falls back to walking the segment."""
+        body = _COMMITTED.pack(_COMMITTED_MAGIC, self._id, end, synced, 0)[:-4]
         with contextlib.suppress(OSError):
             self._file.pwrite([body + struct.pack("<I", crc32c(body))], 0)
 
@@ -127,10 +129,10 @@ def read_committed(fs: FileSystem, path: Path) -> Committed | None:
         return None
     if len(content) < _COMMITTED.size:
         return None
-    magic, journal_id, end, crc = _COMMITTED.unpack(content)
+    magic, journal_id, end, synced, crc = _COMMITTED.unpack(content)
     if magic != _COMMITTED_MAGIC or crc32c(content[:-4]) != crc:
         return None
-    return Committed(journal_id, end)
+    return Committed(journal_id, end, synced)
 
 
 def write_index(fs: FileSystem, path: Path, entries: list[IndexEntry]) -> None:

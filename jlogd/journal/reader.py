@@ -17,7 +17,7 @@ from jlogd.journal.frame import FrameFields, Kind, check_frame, decode_header, e
 from jlogd.journal.mark import is_locked, read_committed, read_index
 from jlogd.journal.metadata import decode_metadata, encode_gap
 from jlogd.journal.model import Damage, Entry, Gap, GapKind, Offset, Term, Tip
-from jlogd.journal.recovery import History
+from jlogd.journal.recovery import History, synced_end
 from jlogd.journal.segment import (
     BadPlace,
     FrameView,
@@ -256,7 +256,8 @@ class Reader:
         if header is None:
             return max((view.header.end for view in _sound_frames(segment.file)), default=name.first)
         history = History(header.first, header.chain, header.terms)
-        return scan_segment(segment.file, header, history.note_frame).end
+        synced = synced_end(committed, header)
+        return max(scan_segment(segment.file, header, history.note_frame, synced=synced).end, synced)
 
     def _index_start(self, name: SegmentName, offset: int) -> tuple[int, int]:
         """Position and offset of an indexed frame at or before ``offset``."""

@@ -4,6 +4,7 @@ Reads the last segment only (bounded by ``segment_bytes``), whatever the backlog
 holder of the writer's lock may call this: it cuts a torn tail.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jlogd.journal.mark import INDEX_DISTANCE, Committed, IndexEntry, write_inde
 from jlogd.journal.metadata import SegmentInfo
 from jlogd.journal.model import UNKNOWN, Damage, Offset, Run, RunFlags, SourceKey, SourceState, Term, Tip
 from jlogd.journal.segment import (
+    READ_CHUNK,
     FrameView,
     SegmentHeader,
     SegmentName,
@@ -95,7 +97,7 @@ def load(fs: FileSystem, directory: Path, committed: Committed | None) -> Loaded
             if header is None and Walker(file).next_sound(0) is not None:
                 header = _rebuilt_header(fs, visible, committed, recovery)
             if header is not None:
-                history, length = _scan(fs, last, file, header, recovery)
+                history, length = _scan(fs, last, file, header, recovery, committed)
                 fs.sync_dir(directory)
                 return Loaded(
                     header.info.journal_id, visible[0].first, epoch, history, (last.first, last.epoch, length), recovery
@@ -108,7 +110,12 @@ def load(fs: FileSystem, directory: Path, committed: Committed | None) -> Loaded
 
 
 def _scan(
-    fs: FileSystem, name: SegmentName, file: File, header: SegmentHeader, recovery: Recovery
+    fs: FileSystem,
+    name: SegmentName,
+    file: File,
+    header: SegmentHeader,
+    recovery: Recovery,
+    committed: Committed | None,
 ) -> tuple[History, int]:
     history = History(header.first, header.chain, header.terms)
     history.note_runs(header.runs)
@@ -119,8 +126,16 @@ def _scan(
             index.append(IndexEntry(view.header.first_offset, view.position, view.header.read_min_ns))
         history.note_frame(view)
 
-    scan = scan_segment(file, header, on_frame)
+    synced = synced_end(committed, header)
+    scan = scan_segment(file, header, on_frame, synced=synced)
     size = file.size()
+    if scan.end < synced:
+        recovery.damage.append(
+            Damage(
+                str(name.path), scan.length, scan.end, synced, "committed records at the tail are damaged and were cut"
+            )
+        )
+        _keep_aside(fs, name, file)
     if size > scan.length:
         file.truncate(scan.length)
         file.datasync()
@@ -130,6 +145,19 @@ def _scan(
         Damage(str(name.path), place.position, header.first, scan.end, place.reason) for place in scan.damage
     ]
     return history, scan.length
+
+
+def synced_end(committed: Committed | None, header: SegmentHeader) -> int:
+    """The end that the mark proves to have been on the disk; 0 when it proves nothing about this journal."""
+    return committed.synced if committed is not None and committed.journal_id == header.info.journal_id else 0
+
+
+def _keep_aside(fs: FileSystem, name: SegmentName, file: File) -> None:
+    """A copy of a segment that is about to be cut although its tail had been committed. Best effort."""
+    with contextlib.suppress(OSError), fs.create(name.path.with_suffix(".damaged")) as aside:
+        position = 0
+        while chunk := file.pread(READ_CHUNK, position):
+            position += aside.pwrite([chunk], position)
 
 
 def _rebuilt_header(

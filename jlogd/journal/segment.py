@@ -245,12 +245,12 @@ class Scan(NamedTuple):
     damage: list[BadPlace]  # places inside, each with a later proof that its bytes had been committed
 
 
-def scan_segment(file: File, header: SegmentHeader, on_frame: Callable[[FrameView], None]) -> Scan:
+def scan_segment(file: File, header: SegmentHeader, on_frame: Callable[[FrameView], None], *, synced: int = 0) -> Scan:
     """Walk all frames after the header in offset order and decide what counts.
 
-    A bad place followed by a MARK is damage: what was there had been synced. A bad place with
-    no MARK behind it is the torn tail of a power cut, even when sound frames follow: none of them
-    was ever committed.
+    A bad place with a MARK behind it, or with a sound frame behind it that ends at or below
+    ``synced``, is damage: what was there had been synced. Any other bad place is the torn tail of
+    a power cut, even when sound frames follow: none of them was ever committed.
     """
     walker = Walker(file, header.length, salt=header.salt)
     end, length = header.first, header.length
@@ -266,7 +266,7 @@ def scan_segment(file: File, header: SegmentHeader, on_frame: Callable[[FrameVie
             continue
         if doubtful:
             waiting.append(item._replace(frame=memoryview(b"")))  # the bytes are not needed, their memory is
-            if item.header.kind != Kind.MARK:
+            if item.header.kind != Kind.MARK and not 0 < item.header.end <= synced:
                 continue
         for view in waiting or (item,):
             if view.header.first_offset >= end:  # a copy of an earlier frame is not a later one

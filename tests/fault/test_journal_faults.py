@@ -179,3 +179,45 @@ def test_unknown_required_feature_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="0x10"):
         Journal.open(tmp_path / "j")
     assert path.read_bytes() == content
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def frames_of(directory: Path, count: int) -> tuple[Path, list[int]]:
+    """A journal of ``count`` one-record frames, its segment and where its frames begin."""
+    with Journal.open(directory, options=JournalOptions(codec="none")) as journal:
+        for number in range(count):
+            journal.append(b"record %d" % number)
+            journal.commit()
+    path = list_segments(OS, directory)[0].path
+    content = path.read_bytes()
+    places = [at for at in range(8, len(content), 8) if content[at : at + 4] == b"JLF1"]
+    return path, places
+
+
+def test_committed_records_behind_a_flipped_bit_are_kept(tmp_path: Path) -> None:
+    """Damage inside what was synced costs its own frame only, also before any MARK was written."""
+    path, places = frames_of(tmp_path / "j", 6)
+    flip(path, places[2] + 130)
+    with Journal.open(tmp_path / "j") as journal:
+        assert journal.recovery.cut_bytes == 0
+        assert len(journal.recovery.damage) == 1
+        entries = list(journal.read())
+        assert [entry.offset for entry in entries] == [0, 1, 2, 3, 4, 5]
+        assert [entry.gap is not None for entry in entries] == [False, False, True, False, False, False]
+
+
+def test_damaged_committed_tail_is_cut_loudly_and_kept_aside(tmp_path: Path) -> None:
+    """A flipped bit in the last committed frame is reported as damage, and the bytes are kept."""
+    path, places = frames_of(tmp_path / "j", 3)
+    flip(path, places[2] + 130)
+    broken = path.read_bytes()
+    with Journal.open(tmp_path / "j") as journal:
+        assert journal.end == 2
+        assert [(damage.first, damage.end) for damage in journal.recovery.damage] == [(2, 3)]
+        assert path.with_suffix(".damaged").read_bytes() == broken
