@@ -34,12 +34,11 @@ class LateWatch:
         closed = [one for _, one in sorted(self._book.generations.items()) if one.content is None]
         if not closed:
             return
-        siblings = [
-            file
-            for file in rotation.find(self._fs, self._book.path, None, self._book.other_names)
-            if file.inode != self._current_inode()
-        ]
-        by_inode = {file.inode: file for file in siblings}
+        try:
+            found = rotation.find(self._fs, self._book.path, None, self._book.other_names)
+        except rotation.MovedError:
+            return  # the next sweep sees more
+        by_inode = {file.inode: file for file in found if file.inode != self._current_inode()}
         unknown = dict(by_inode)
         for one in closed:
             unknown.pop((one.dev, one.ino), None)

@@ -19,11 +19,11 @@ from jlogd.tail.identity import Candidate, Known, Proof, Verdict, judge, same_in
 from jlogd.tail.model import History, Item, TailSpec
 from jlogd.tail.position import HEAD_MAX, Cursor, StateFlags
 from jlogd.tail.proof import Runs, common_end, hashed_to, is_beginning, prove, resume, skipped, starts_like
-from jlogd.tail.rotation import FoundFile
+from jlogd.tail.rotation import FoundFile, MovedError
 from jlogd.tail.sourcefs import SourceFs, refusal
 
 SETTLE_MAX_S = 1.0  # a generation must stay unfound this long: names move while we look
-ASK_AGAIN_S = 0.1
+ASK_AGAIN_S = 0.05
 UNSURE_GIVE_UP_S = 30.0  # a sibling that stays unreadable or half compressed this long is left out, with an error
 REMEMBERED_MAX = 32  # siblings that are remembered as skipped; older ones are recognised by being older
 END_LOOK_BACK = 64 << 10  # start_at = "end": where the last begun line is looked for
@@ -39,10 +39,6 @@ class Outcome:
     unreadable: bool = False  # the path itself
 
 
-class _MovedError(Exception):
-    """A file is not where it was a moment ago."""
-
-
 class _Files:
     """The found files and their contents, opened when first asked for."""
 
@@ -53,17 +49,17 @@ class _Files:
         self.problems: dict[int, str] = {}
 
     def content(self, index: int) -> Content:
-        """Raises ``_MovedError``, and OSError when the file cannot be opened."""
+        """Raises ``MovedError``, and OSError when the file cannot be opened."""
         if index not in self._contents:
             try:
                 content = rotation.open_content(self._fs, self.found[index])
             except FileNotFoundError as error:
-                raise _MovedError from error
+                raise MovedError from error
             except OSError as error:
                 self.problems[index] = error.strerror or str(error)
                 raise
             if content is None:
-                raise _MovedError
+                raise MovedError
             self._contents[index] = self._stack.enter_context(closing(content))
         return self._contents[index]
 
@@ -72,7 +68,7 @@ class _Files:
         self.content(index)
         content = rotation.open_content(self._fs, self.found[index])
         if content is None:
-            raise _MovedError
+            raise MovedError
         return content
 
 
@@ -92,13 +88,13 @@ class Resolver:
         """Decide and act; raises OSError when a directory cannot be listed."""
         try:
             with ExitStack() as stack:
-                found = rotation.find(self._fs, self._book.path, self._status(), self._book.other_names)
+                found = self._find()
                 files = _Files(self._fs, found, stack)
                 if not self._book.generations:
                     return self._first_sight(files, now_s, out)
                 return self._resolve(files, now_s, out)
-        except _MovedError:
-            return Outcome(retry_s=0.0 if self._spec.rotate_wait_s == 0 else ASK_AGAIN_S)
+        except MovedError:
+            return Outcome(retry_s=ASK_AGAIN_S)
 
     def begins_like(self, generation: Generation, path: bytes) -> bool:
         """Whether the file at ``path`` has the generation's head."""
@@ -111,6 +107,9 @@ class Resolver:
                 return starts_like(content, generation.state())
         except OSError:
             return False
+
+    def _find(self) -> list[FoundFile]:
+        return rotation.find(self._fs, self._book.path, self._status(), self._book.other_names)
 
     def _status(self) -> os.stat_result | None:
         """Of the path, when content is there."""
@@ -185,6 +184,8 @@ class Resolver:
         self._leave_copies(files, verdict)
         if self._must_wait(files, verdict, lost, outcome, now_s):
             return outcome
+        if verdict.fresh or lost:
+            self._check_still(files)
         for one in lost:
             self._book.missing(one, "vanished", out)
             outcome.progress = True
@@ -225,6 +226,12 @@ class Resolver:
             except (OSError, *BROKEN):
                 verdict.fresh.remove(index)
                 verdict.unsure.append(index)
+
+    def _check_still(self, files: _Files) -> None:
+        """A generation that was being renamed while we listed would be missed: look twice before acting."""
+        again = [(file.path, file.inode) for file in self._find()]
+        if again != [(file.path, file.inode) for file in files.found]:
+            raise MovedError
 
     def _leave_copies(self, files: _Files, verdict: Verdict) -> None:
         """A sibling that is the beginning of what the path holds, and younger, is a copy under way.
@@ -291,7 +298,7 @@ class Resolver:
         cursor = resume(content, generation.state(), generation.position)
         if cursor is None:
             content.close()
-            raise _MovedError
+            raise MovedError
         if file.current:
             generation.flags &= ~StateFlags.FINAL
         self._book.attach(generation, content, cursor, file.path, current=file.current, now_s=now_s)
@@ -311,7 +318,7 @@ class Resolver:
             cursor = hashed_to(content, start, old.state().origin, start)
             if cursor is None:
                 content.close()
-                raise _MovedError
+                raise MovedError
             self._book.missing(old, "truncated", out)
         else:
             first = self._first_byte(content, file)

@@ -5,12 +5,17 @@ before all others; a compressed file beside its plain form does not count (it is
 being written, or the plain form is about to go).
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 
 from jlogd.tail.content import CompressedContent, Content, PlainContent
 from jlogd.tail.siblings import Compression, RotatedName, newest_first, reading_of
 from jlogd.tail.sourcefs import SourceFs, refusal
+
+
+class MovedError(Exception):
+    """Files were renamed while we looked: what was seen is not one moment's truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ def places(path: bytes) -> list[tuple[bytes, bytes]]:
 def find(fs: SourceFs, path: bytes, current: os.stat_result | None, extra: list[bytes]) -> list[FoundFile]:
     """The path itself (if ``current``), then its siblings newest first, then ``extra`` paths (other names of a file).
 
-    Raises OSError when a directory cannot be listed: then nothing can be said.
+    Raises ``MovedError`` when a listed sibling is not there any more, OSError when a
+    directory cannot be listed: then nothing can be said.
     """
     files = [FoundFile(path, current, None, current=True)] if current else []
     named: list[tuple[RotatedName, FoundFile]] = []
@@ -51,7 +57,15 @@ def find(fs: SourceFs, path: bytes, current: os.stat_result | None, extra: list[
         stem = os.path.splitext(base)[0]
         for name in fs.names(directory):
             reading = reading_of(name, base) if name.startswith(stem) and name != base else None
-            if reading and (found := _file(fs, os.path.join(directory, name), reading.compression)):
+            if not reading:
+                continue
+            try:
+                found = _file(fs, os.path.join(directory, name), reading.compression)
+            except FileNotFoundError as error:
+                if os.path.islink(os.path.join(directory, name)):
+                    continue  # a link to nothing
+                raise MovedError from error
+            if found:
                 named.append((reading, found))
     plain = {(os.path.dirname(file.path), name.slot) for name, file in named if not name.compression}
     counted = [
@@ -61,7 +75,10 @@ def find(fs: SourceFs, path: bytes, current: os.stat_result | None, extra: list[
     ]
     order = newest_first([(name, file.status.st_mtime_ns) for name, file in counted])
     others = [counted[index][1] for index in order]
-    others += [file for name in extra if (file := _file(fs, name, None))]
+    for name in extra:
+        with contextlib.suppress(FileNotFoundError):
+            if file := _file(fs, name, None):
+                others.append(file)
     seen = {file.inode for file in files}
     for file in others:
         if file.inode not in seen:
@@ -71,10 +88,7 @@ def find(fs: SourceFs, path: bytes, current: os.stat_result | None, extra: list[
 
 
 def _file(fs: SourceFs, path: bytes, compression: Compression | None) -> FoundFile | None:
-    try:
-        status = fs.stat(path)
-    except OSError:  # gone since it was listed: the next look finds it under its new name
-        return None
+    status = fs.stat(path)
     if refusal(status.st_mode):
         return None
     return FoundFile(path, status, compression, current=False)

@@ -29,6 +29,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 _LOG = logging.getLogger(__name__)
+# It reports an error when a watch ends while its thread waits, which is what unscheduling does.
+logging.getLogger("watchdog.observers.inotify").setLevel(logging.CRITICAL)
 
 _NAMES: list[type[FileSystemEvent]] = [
     FileCreatedEvent,

@@ -13,6 +13,7 @@ from backports import zstd
 
 from jlogd.journal.model import RunFlags
 from jlogd.tail import Lines
+from jlogd.tail.sourcefs import SourceFs
 from tests.unit.tail.harness import Follow, append, numbered
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -478,3 +479,31 @@ def test_old_generations_are_forgotten(follow: Follow, log: Path) -> None:
     append(log, b"y\n")
     follow.settle()
     assert follow.journal.text()[2] == b"x\ny\n"
+
+
+class Shifting(SourceFs):
+    """Moves the siblings up right after they were listed, once: what a rotation does to a reader of directories."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.armed = log, True
+
+    def names(self, directory: bytes) -> list[bytes]:
+        listed = super().names(directory)
+        if self.armed:
+            self.armed = False
+            rename_up(self.log, 1)
+        return listed
+
+
+def test_siblings_renamed_while_they_are_listed(follow: Follow, log: Path) -> None:
+    """A generation whose file was between two names is not overlooked; a link to nothing disturbs nobody."""
+    follow.stop()
+    rename(log)
+    log.write_bytes(numbered(50, 60))
+    rename(log)
+    log.write_bytes(numbered(60, 70))
+    log.with_name("app.log.9").symlink_to("nowhere")
+    follow.fs = Shifting(log)
+    follow.start()
+    follow.settle()
+    assert follow.journal.text() == {1: numbered(0, 50), 2: numbered(50, 60), 3: numbered(60, 70)}
