@@ -44,9 +44,13 @@ def _diagnose_tls(address: str, plain: socket.socket, tls: TlsFiles) -> tuple[st
     context.set_alpn_protocols(["h2"])
     try:
         with context.wrap_socket(plain, server_hostname=MANAGER_SERVER_NAME) as secure:
-            secure.recv(1)  # TLS 1.3: what the server thinks of our certificate comes after the handshake
+            # TLS 1.3: what the server thinks of our certificate comes after the handshake.
+            if not secure.recv(1):
+                return _closed(address, tls)
     except ssl.SSLCertVerificationError as error:
         return "certificate", _verification(address, error, tls)
+    except ssl.SSLEOFError:
+        return _closed(address, tls)
     except ssl.SSLError as error:
         word = (error.reason or str(error)).lower().replace("_", " ")
         if "alert" in word:
@@ -56,8 +60,13 @@ def _diagnose_tls(address: str, plain: socket.socket, tls: TlsFiles) -> tuple[st
             )
         return "certificate", f"{address}: TLS handshake failed: {word}"
     except ConnectionResetError:
-        return "certificate", f"{address} closed the TLS handshake: it may not accept our certificate {tls.cert}"
+        return _closed(address, tls)
     return None
+
+
+def _closed(address: str, tls: TlsFiles) -> tuple[str, str]:
+    """Either it does not like us, or it is just stopping: not for a person yet, it may go away by itself."""
+    return "unavailable", f"{address} closed the TLS handshake: it stops, or does not accept our certificate {tls.cert}"
 
 
 def _verification(address: str, error: ssl.SSLCertVerificationError, tls: TlsFiles) -> str:

@@ -158,7 +158,7 @@ class World:
         self._saved[who] = snapshot(self.nodes.get(who) or self.managers[who])
 
     def do_restore(self, who: str, onto: str = "", host: str = "", machine: str = "", running: str = "") -> None:
-        """The disk as it was saved; ``onto``: on another machine, a clone; ``running``: memory too: the term goes on."""
+        """The disk as it was saved; ``onto``: a clone; ``running``: with its memory, so the term goes on."""
         side = snapshot(self._saved[who])
         if isinstance(side, ManagerSide):
             side.epoch = self.managers[who].epoch + 1
