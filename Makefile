@@ -30,7 +30,7 @@ $(READY): requirements-dev.lock pyproject.toml
 .venv: $(READY) ## the virtual environment, from the locked dependencies
 
 demo: $(READY) ## two managers, two nodes, real files, kill -9 of each; LOGS='/path/*.log' to choose, KEEP=1 to leave it running
-	$(BIN)/python tests/e2e/demo.py $(if $(LOGS),--logs '$(LOGS)')
+	$(BIN)/python -m tests.e2e.demo $(if $(LOGS),--logs '$(LOGS)')
 
 test: $(READY) ## the tests; what is skipped, and why, stands at the end
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -50,7 +50,7 @@ slow: $(READY) ## what needs heavy servers or minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
 
 bench: $(READY) ## speed against rsyslog, in one interleaved run
-	$(BIN)/python tests/bench/pipeline.py $(BENCH_ARGS)
+	$(BIN)/python -m tests.bench.pipeline $(BENCH_ARGS)
 
 proto: $(READY) ## generate the stubs from proto/
 	tests/support/proto.sh generate .
