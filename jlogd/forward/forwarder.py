@@ -174,7 +174,7 @@ class Forwarder:
                 self._instance,
                 self._epochs.seen(self.subscriber),
             )
-            link = Link(identity, self._sources, self._epochs, self._clock, self._streaming)
+            link = Link(identity, self._sources(), self._epochs, self._clock, self._streaming)
             with self._lock:
                 if worker.stopping.is_set():
                     return None
@@ -186,6 +186,10 @@ class Forwarder:
             with self._lock:
                 self._link = None
         return self._explain(outcome)
+
+    def _sources(self) -> list[Source]:
+        """The journals with their subscribers, looked up anew for each session: an operator may have changed them."""
+        return [Source(name, journal, journal.subscriber(self.subscriber)) for name, journal in self._journals.items()]
 
     def _explain(self, outcome: Outcome) -> Outcome:
         """GRPC says little about a connection that never was: ask again in a way that tells more."""
