@@ -24,7 +24,6 @@ from types import FrameType
 from tests.bench import workload
 from tests.e2e.demo_screen import Screen
 from tests.support.compare import first_difference, truth_generations
-from tests.support.daemon import until
 from tests.support.fleet import MANAGERD, REPOSITORY, Fleet, Manager, Tail
 from tests.support.writers import Plan, arguments
 from tests.support.writing import WriterProcess
@@ -107,7 +106,7 @@ class Demo:
             self.writer.kill()
             self.writer.close()
             screen.say("the growing file stops growing; waiting until both managers have everything", "bold")
-            until(lambda: _settled(self.fleet, screen), 40.0, "both managers have everything", interval_s=0.2)
+            self.fleet.settle(40.0, steady_s=1.5)
             screen.refresh()
         return self.compare()
 
@@ -184,11 +183,6 @@ class Demo:
             f"  managerd logs tail n2/app -c {m1}\n\n"
             f"End it:  kill {pids} {writer.pid}; rm -r {self.root}"
         )
-
-
-def _settled(fleet: Fleet, screen: Screen) -> bool:
-    screen.refresh()
-    return all(node.running and not node.behind() for node in fleet.nodes.values())
 
 
 def _excess(got: Path, length: int) -> str:

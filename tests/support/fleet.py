@@ -117,9 +117,25 @@ class Node(Served):
             status = self.status()
         except (UnavailableError, DeadlineError) as error:
             return str(error)
-        missing = [f"{s['path']} {s['position']}/{s['size']}" for s in status["sources"] if s["lag_bytes"]]
+        missing = [] if status["sources"] else ["nothing is followed yet"]
+        for source in status["sources"]:
+            size, begun = _size_and_begun(Path(source["path"]))
+            if source["lag_bytes"] > begun or source["position"] < size - begun:
+                missing.append(f"{source['path']} {source['position']}/{size}, lag {source['lag_bytes']}")
         missing += [f"{s['name']} {s['lag_records']} records" for s in status["subscribers"] if s["lag_records"]]
         return ", ".join(missing)
+
+
+def _size_and_begun(path: Path) -> tuple[int, int]:
+    """Size of a file, and how many bytes at its end are a line without its newline yet: these wait."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - (1 << 20), 0))
+            last = file.read()
+    except FileNotFoundError:
+        return 0, 0
+    return size, len(last) - (last.rfind(b"\n") + 1)
 
 
 @dataclass
@@ -204,10 +220,11 @@ class Fleet:
         for node in self.nodes.values():
             node.ready()
 
-    def settle(self, timeout_s: float, *, steady_s: float = 0.0) -> None:
+    def settle(self, timeout_s: float, *, steady_s: float = 0.5) -> None:
         """Wait until every node has read everything and every subscriber has it.
 
-        ``steady_s``: and has stayed so this long; more than ``rotate_wait`` where files end without a newline.
+        ``steady_s``: and has stayed so this long: more than a commit may take, and more than ``rotate_wait``
+        where files end without a newline.
         """
         for node in self.nodes.values():
             self._settle(node, timeout_s, steady_s)
