@@ -64,9 +64,7 @@ class Forwarder:
             raise SettingsError([f"{len(journals)} journals: at most {JOURNALS_MAX} are allowed"])
         self.address = address
         self.subscriber = subscriber
-        self._sources = [
-            Source(name, journals[name], journals[name].subscriber(subscriber)) for name in sorted(journals)
-        ]
+        self._journals = dict(sorted(journals.items()))
         self._node = node
         self._subcluster = subcluster
         self._host = host if host is not None else socket.gethostname()
@@ -85,6 +83,7 @@ class Forwarder:
         self._since_ns = clock.wall_ns()
         self._error: str | None = None
         self._manager: str | None = None
+        self._sources()
 
     @classmethod
     def from_settings(
