@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jlogd.forward import events as ne
 from jlogd.forward.messages import JournalOffer, NodeHello, ReplicaEnd
 from jlogd.journal.model import Offset, Term
+from managerd.ingest import events as me
 from managerd.ingest.session import ManagerSession
 
 RECORDS = 10  # in each frame
@@ -178,6 +179,15 @@ class ManagerSide:
                 del incarnation.frames[incarnation.durable :]
         self.live.clear()
         self.superseded.clear()
+
+    def find(self, effect: me.FindReplicas) -> tuple[ReplicaEnd, ...]:
+        """Where the newest incarnation of each journal ends."""
+        ends = []
+        for offer in effect.journals:
+            line = self.archive.get((effect.node, offer.journal), [])
+            same = bool(line) and line[-1].journal_id == offer.journal_id
+            ends.append(line[-1].replica_end() if same else ReplicaEnd(present=False))
+        return tuple(ends)
 
     def main_line(self, node: str, journal: str) -> list[Frame]:
         """Durable frames of the newest branch on top of what it has in common with older ones."""

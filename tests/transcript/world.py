@@ -16,7 +16,6 @@ from jlogd.forward.messages import (
     NodeHello,
     ProtocolError,
     Refusal,
-    ReplicaEnd,
     Welcome,
 )
 from jlogd.forward.session import NodeSession
@@ -347,7 +346,7 @@ class World:
             case me.EndOlder():
                 self._supersede(link, effect.node)
             case me.FindReplicas():
-                link.manager_events.append(me.ReplicasFound(_find(manager, effect), manager.window))
+                link.manager_events.append(me.ReplicasFound(manager.find(effect), manager.window))
             case me.Begin():
                 ends = self._begin(link, effect)
                 link.manager_events.append(me.Begun(ends))
@@ -389,15 +388,6 @@ class World:
     def _say(self, what: str, effects: list[Any] | None = None) -> None:
         self.lines.append(f"  {what}")
         self.lines += [f"      → {show(effect)}" for effect in effects or []]
-
-
-def _find(manager: ManagerSide, effect: me.FindReplicas) -> tuple[Any, ...]:
-    ends = []
-    for offer in effect.journals:
-        line = manager.archive.get((effect.node, offer.journal), [])
-        same = bool(line) and line[-1].journal_id == offer.journal_id
-        ends.append(line[-1].replica_end() if same else ReplicaEnd(present=False))
-    return tuple(ends)
 
 
 def _to_node_event(message: Hello | Welcome | Ack | Refusal) -> ne.Event:
