@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from jlogd.journal import FrameView, Journal, Run
+from jlogd.journal import FrameView, Journal, Run, SourceKey
 from jlogd.journal.frame import Body, make_body
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
@@ -49,6 +49,7 @@ class Intake:
         """``commit_delay_s``: how long a line may wait for company before it is synced."""
         self.name = name
         self.error: str | None = None  # why nothing is taken in at the moment
+        self.committed = self._positions(journal)  # replaced whole after each commit
         self._journal = journal
         self._tailer = tailer
         self._commit_delay_s = commit_delay_s
@@ -150,6 +151,12 @@ class Intake:
             self.error = None
         self._appended_bytes = 0
         self._oldest_s = None
+        self.committed = self._positions(self._journal)
+
+    @staticmethod
+    def _positions(journal: Journal) -> dict[SourceKey, int]:
+        """What the disk has of each generation; right only when nothing is appended and not committed."""
+        return {key: state.position for key, state in journal.sources.items()}
 
     def _retain(self) -> None:
         now_s = self._clock.monotonic_s()

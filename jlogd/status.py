@@ -3,18 +3,19 @@
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jlogd.intake import JournalParts
-from jlogd.journal import Lag, committed_sources, inspect, lag_of
+from jlogd.journal import Lag, SourceKey, committed_sources, inspect, lag_of
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.clock import SYSTEM
 from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import JlogdError, UnavailableError
 from jlogd.settings import AgentSettings
 from jlogd.spool.owner import read_owner
+from jlogd.tail import SourceStatus
 
 
 def status(settings: AgentSettings) -> dict[str, Any]:
@@ -36,8 +37,9 @@ def running_status(
     subscribers: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
     for part in parts:
+        # sources first: what they call committed is in the journal's end, and so in the subscribers' lag
+        sources += _sources(part)
         _add_journal(part, journals, subscribers)
-        sources += [_source_document(part.name, source, part.intake.error) for source in part.tailer.status()]
     document = _head(settings)
     document |= {
         "running": True,
@@ -120,13 +122,23 @@ def _subscriber(journal: str, name: str, checkpoint: int, lag: Lag) -> dict[str,
     }
 
 
-def _source_document(journal: str, source: Any, error: str | None) -> dict[str, Any]:
+def _sources(part: JournalParts) -> Iterator[dict[str, Any]]:
+    committed = part.intake.committed
+    for source in part.tailer.status():
+        yield _source_document(part.name, source, committed, part.intake.error)
+
+
+def _source_document(
+    journal: str, source: SourceStatus, committed: Mapping[SourceKey, int], error: str | None
+) -> dict[str, Any]:
+    """``position`` counts what is committed: lines that are read and not synced yet are lag."""
+    waiting = max(source.position - committed.get((source.path, source.generation), 0), 0)
     return {
         "path": source.path.decode(errors="backslashreplace"),
         "journal": journal,
-        "position": source.position,
+        "position": source.position - waiting,
         "size": source.size,
-        "lag_bytes": source.lag_bytes,
+        "lag_bytes": source.lag_bytes + waiting,
         "last_read": format_time(source.last_read_ns),
         "state": source.state,
         "error": source.error or error,
