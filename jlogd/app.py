@@ -178,6 +178,7 @@ class Agent:
         deadline = time.monotonic() + deadline_s
         for part in self.parts:
             part.worker.stop()
+            part.tailer.wake()
         for part in self.parts:
             part.worker.join(max(deadline - time.monotonic(), 0.0))
         for forwarder in self.forwarders:

@@ -73,7 +73,8 @@ class Intake:
                 self._commit(stopping)
             if not items:
                 self._retain()
-                self._tailer.wait(self._wait_s())
+                if not stopping.is_set():  # asked again after poll, which may have taken the wake-up call
+                    self._tailer.wait(self._wait_s())
         self._commit(stopping)
         self._makers.shutdown()
 
