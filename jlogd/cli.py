@@ -5,16 +5,22 @@ from typing import NoReturn
 import click
 
 from jlogd import __version__
-from jlogd.commands.agent import check, drain, run, show_status
-from jlogd.commands.journal import journal
-from jlogd.commands.subscriber import subscriber
 from jlogd.runtime import command
 
+LAZY = {
+    "run": "jlogd.commands.agent:run",
+    "check": "jlogd.commands.agent:check",
+    "status": "jlogd.commands.agent:show_status",
+    "drain": "jlogd.commands.agent:drain",
+    "journal": "jlogd.commands.journal:journal",
+    "subscriber": "jlogd.commands.subscriber:subscriber",
+}
 
-@click.group()
+
+@click.group(cls=command.LazyGroup, lazy=LAZY)
 @click.version_option(__version__, prog_name="jlogd")
 def cli() -> None:
-    r"""The node log agent: follows files, keeps every line in a durable journal, delivers it exactly once.
+    """The node log agent: follows files, keeps every line in a durable journal, delivers it exactly once.
 
     \b
     A first run:
@@ -25,10 +31,6 @@ def cli() -> None:
     Exit codes: 0 ok, 1 failure, 2 usage, 3 settings, 4 spool locked, 5 damage found, 6 refused, 7 deadline.
     --debug anywhere shows the traceback of an error.
     """
-
-
-for _command in (run, check, show_status, drain, journal, subscriber):
-    cli.add_command(_command)
 
 
 def main() -> NoReturn:

@@ -6,15 +6,21 @@ import click
 
 from jlogd import __version__
 from jlogd.runtime import command
-from managerd.commands.logs import logs
-from managerd.commands.manager import check, nodes, run, show_status
-from managerd.commands.pki import pki
+
+LAZY = {
+    "run": "managerd.commands.manager:run",
+    "check": "managerd.commands.manager:check",
+    "status": "managerd.commands.manager:show_status",
+    "nodes": "managerd.commands.manager:nodes",
+    "logs": "managerd.commands.logs:logs",
+    "pki": "managerd.commands.pki:pki",
+}
 
 
-@click.group()
+@click.group(cls=command.LazyGroup, lazy=LAZY)
 @click.version_option(__version__, prog_name="managerd")
 def cli() -> None:
-    r"""The manager: takes in every node's journals, keeps them, searches them.
+    """The manager: takes in every node's journals, keeps them, searches them.
 
     \b
     A first run:
@@ -26,10 +32,6 @@ def cli() -> None:
     Exit codes: 0 ok, 1 failure, 2 usage, 3 settings, 4 archive locked, 5 damage found, 6 refused, 7 deadline.
     --debug anywhere shows the traceback of an error.
     """
-
-
-for _command in (run, check, show_status, nodes, logs, pki):
-    cli.add_command(_command)
 
 
 def main() -> NoReturn:

@@ -28,7 +28,7 @@ SUBSCRIBER_COLUMNS = ("subscriber", "journal", "checkpoint", "lag records", "lag
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def run(settings_path: Path, log_level: str, log_format: Any) -> int:
-    r"""Run the agent in the foreground until SIGTERM or SIGINT.
+    """Run the agent in the foreground until SIGTERM or SIGINT.
 
     A second signal leaves at once. SIGHUP reads the settings again. Messages go to stderr.
 
@@ -38,8 +38,9 @@ def run(settings_path: Path, log_level: str, log_format: Any) -> int:
     """
     # the daemon's parts (grpc above all) are not loaded for the other commands
     from jlogd.app import Agent  # noqa: PLC0415
-    from jlogd.runtime import daemon  # noqa: PLC0415
+    from jlogd.runtime import daemon, memory  # noqa: PLC0415
 
+    memory.reuse_large_buffers()
     logs.setup(log_level, log_format)
     return daemon.run(Agent(settings_path))
 
@@ -48,7 +49,7 @@ def run(settings_path: Path, log_level: str, log_format: Any) -> int:
 @settings_option
 @json_option
 def check(settings_path: Path, *, as_json: bool) -> None:
-    r"""Check the settings file; every fault is named with its line (exit 3).
+    """Check the settings file; every fault is named with its line (exit 3).
 
     \b
     Example:
@@ -70,7 +71,7 @@ def check(settings_path: Path, *, as_json: bool) -> None:
 @settings_option
 @json_option
 def show_status(settings_path: Path, *, as_json: bool) -> None:
-    r"""What the agent follows, holds and delivers. Works on the files when it is stopped.
+    """What the agent follows, holds and delivers. Works on the files when it is stopped.
 
     \b
     Examples:
@@ -98,7 +99,7 @@ def show_status(settings_path: Path, *, as_json: bool) -> None:
 @click.option("--timeout", metavar="T", help="Give up after this long (10s, 5m) with exit 7. Default: wait for ever.")
 @json_option
 def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
-    r"""Wait until every manager has everything that the agent has read, and all files are read to their end.
+    """Wait until every manager has everything that the agent has read, and all files are read to their end.
 
     \b
     Example (before a node is taken away):

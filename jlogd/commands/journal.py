@@ -21,7 +21,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group()
 def journal() -> None:
-    r"""List, read, verify and repair journals.
+    """List, read, verify and repair journals.
 
     \b
     Examples:
@@ -35,7 +35,7 @@ def journal() -> None:
 @settings_option
 @render.json_option
 def list_journals(settings_path: Path, *, as_json: bool) -> int:
-    r"""The journals of this node. Exit 5 when one cannot be read.
+    """The journals of this node. Exit 5 when one cannot be read.
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def read(
     *, directory: Path, first: str | None, end: str | None, since: str | None, until: str | None,
     source: str | None, follow: bool, raw: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    r"""Write the records of the journal in DIR, one a line. Works beside a running agent.
+    """Write the records of the journal in DIR, one a line. Works beside a running agent.
 
     Gaps and damage are named on stderr; exit 5 when something is damaged.
 
@@ -115,7 +115,7 @@ def read(
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @render.json_option
 def verify_journal(directory: Path, *, as_json: bool) -> int:
-    r"""Read everything in DIR and prove it: checksums, counts, chain, source positions. Exit 5 on damage.
+    """Read everything in DIR and prove it: checksums, counts, chain, source positions. Exit 5 on damage.
 
     \b
     Example:
@@ -133,7 +133,7 @@ def verify_journal(directory: Path, *, as_json: bool) -> int:
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @render.json_option
 def repair_journal(directory: Path, *, as_json: bool) -> None:
-    r"""Write damaged segments of the journal in DIR anew, with gaps for what is lost; originals are kept.
+    """Write damaged segments of the journal in DIR anew, with gaps for what is lost; originals are kept.
 
     Refuses (exit 4) while jlogd or managerd runs on it. Not needed for going on: readers step over damage.
 

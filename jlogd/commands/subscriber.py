@@ -23,7 +23,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do it; without this nothi
 
 @click.group()
 def subscriber() -> None:
-    r"""The named readers of this node's journals. Data is kept until every subscriber has it.
+    """The named readers of this node's journals. Data is kept until every subscriber has it.
 
     \b
     PLACE (--at): begin, end, an OFFSET, a TIME (RFC 3339, or 10m ago), or like:NAME.

@@ -34,7 +34,7 @@ from jlogd.runtime.fs import File, FileSystem
 
 SUFFIX = ".jls"
 _NAME = re.compile(r"^(\d{20})-([0-9a-f]{12})\.jls$")
-READ_CHUNK = 1 << 20  # one pread while walking: covers many small frames, or one large one
+READ_CHUNK = 64 << 10  # one pread while walking: covers many small frames; a larger one is read by itself
 
 
 @dataclass(frozen=True, slots=True, order=True)

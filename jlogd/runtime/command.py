@@ -4,14 +4,37 @@ With ``--json`` among the arguments an error is one JSON document on stderr:
 ``{"error": {"reason", "message"}}``.
 """
 
+import importlib
 import json
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import click
 
 from jlogd.runtime.errors import JlogdError, UsageError
+
+
+class LazyGroup(click.Group):
+    """A group whose sub-commands are imported when they are named: a daemon does not load what it never runs."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, str], **kwargs: Any) -> None:
+        """``lazy``: sub-command → ``module:attribute``."""
+        super().__init__(*args, **kwargs)
+        self._lazy = dict(lazy)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order given, not by the alphabet: the first run first."""
+        return [*super().list_commands(ctx), *self._lazy]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        place = self._lazy.get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = place.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        return command if isinstance(command, click.Command) else None
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -59,7 +59,7 @@ def _record_options(command: _Command) -> _Command:
 
 @click.group()
 def logs() -> None:
-    r"""List, read, follow, search and verify the archived logs.
+    """List, read, follow, search and verify the archived logs.
 
     A log is NODE/JOURNAL; globs work, quoted: 'web*/*'.
 
@@ -76,12 +76,12 @@ def logs() -> None:
 @settings_option
 @render.json_option
 def list_all(settings_path: Path, *, as_json: bool) -> int:
-    r"""Every log with its incarnations. Exit 5 when one cannot be read.
+    """Every log with its incarnations. Exit 5 when one cannot be read.
 
     \b
     Examples:
       managerd logs ls
-      managerd logs ls --json | jq -r '.logs[] | "\(.node)/\(.journal)"'
+      managerd logs ls --json | jq -r '.logs[] | "\\(.node)/\\(.journal)"'
     """
     documents: list[dict[str, Any]] = []
     broken = False
@@ -139,7 +139,7 @@ def cat(
     *, patterns: tuple[str, ...], settings_path: Path, first: str | None, end: str | None, since: str | None,
     until: str | None, source: str | None, incarnation: str | None, raw: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    r"""Write the records of a log, one a line, oldest first.
+    """Write the records of a log, one a line, oldest first.
 
     Gaps and damage are named on stderr; exit 5 when something is damaged.
 
@@ -175,7 +175,7 @@ def tail(
     *, patterns: tuple[str, ...], lines: int, no_follow: bool, settings_path: Path, first: str | None, end: str | None,
     since: str | None, until: str | None, source: str | None, incarnation: str | None, raw: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    r"""Write the last records of each log, then more as they arrive, until Ctrl-C.
+    """Write the last records of each log, then more as they arrive, until Ctrl-C.
 
     \b
     Examples:
@@ -230,7 +230,7 @@ def tail(
 )
 @_record_options
 def grep(*, settings_path: Path, patterns: tuple[str, ...], **options: Any) -> int:
-    r"""Write the records that match PATTERN (a Python regular expression).
+    """Write the records that match PATTERN (a Python regular expression).
 
     Exit 0: found; 1: nothing found; 2: an error, damage included. With several logs each
     line begins with its log. Pieces of a line longer than max_line are searched one by one.
@@ -299,7 +299,7 @@ def _count(log: Log, found: int, label: bytes, *, as_json: bool) -> bytes:
 @click.option("--incarnation", metavar="ID", help="Only this incarnation; see 'logs ls'.")
 @render.json_option
 def verify_logs(settings_path: Path, patterns: tuple[str, ...], incarnation: str | None, *, as_json: bool) -> int:
-    r"""Read the whole archive, or the given logs with all incarnations, and prove it. Exit 5 on damage.
+    """Read the whole archive, or the given logs with all incarnations, and prove it. Exit 5 on damage.
 
     \b
     Examples:

@@ -21,7 +21,7 @@ settings_option = click.option(
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def run(settings_path: Path, log_level: str, log_format: Any) -> int:
-    r"""Run the manager in the foreground until SIGTERM or SIGINT.
+    """Run the manager in the foreground until SIGTERM or SIGINT.
 
     A second signal leaves at once. SIGHUP reads the settings again. Messages go to stderr.
 
@@ -29,9 +29,10 @@ def run(settings_path: Path, log_level: str, log_format: Any) -> int:
     Example:
       managerd run -c /etc/jlogd/managerd.toml
     """
-    from jlogd.runtime import daemon  # noqa: PLC0415 - the daemon's parts are not loaded for the other commands
+    from jlogd.runtime import daemon, memory  # noqa: PLC0415 - the daemon's parts are not loaded for the other commands
     from managerd.app import Manager  # noqa: PLC0415
 
+    memory.reuse_large_buffers()
     logs.setup(log_level, log_format)
     return daemon.run(Manager(settings_path))
 
@@ -40,7 +41,7 @@ def run(settings_path: Path, log_level: str, log_format: Any) -> int:
 @settings_option
 @json_option
 def check(settings_path: Path, *, as_json: bool) -> None:
-    r"""Check the settings file; every fault is named with its line (exit 3).
+    """Check the settings file; every fault is named with its line (exit 3).
 
     \b
     Example:
@@ -60,7 +61,7 @@ def check(settings_path: Path, *, as_json: bool) -> None:
 @settings_option
 @json_option
 def show_status(settings_path: Path, *, as_json: bool) -> None:
-    r"""The manager at a glance. Works on the files when it is stopped.
+    """The manager at a glance. Works on the files when it is stopped.
 
     \b
     Example:
@@ -82,7 +83,7 @@ def show_status(settings_path: Path, *, as_json: bool) -> None:
 @settings_option
 @json_option
 def nodes(settings_path: Path, *, as_json: bool) -> None:
-    r"""Every node that ever delivered: connected or silent, since when, how far behind.
+    """Every node that ever delivered: connected or silent, since when, how far behind.
 
     \b
     Example:

@@ -12,7 +12,7 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 @click.group("pki")
 def pki() -> None:
-    r"""Make certificates for nodes, managers and operators, and revoke them.
+    """Make certificates for nodes, managers and operators, and revoke them.
 
     \b
     Examples:
@@ -27,7 +27,7 @@ def pki() -> None:
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def init(directory: Path, as_json: bool) -> None:
-    r"""Make a certificate authority in DIR: ca.crt for everybody, ca.key for nobody else.
+    """Make a certificate authority in DIR: ca.crt for everybody, ca.key for nobody else.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def init(directory: Path, as_json: bool) -> None:
 def issue(
     *, role: authority.Role, name: str, pki_dir: Path, san: tuple[str, ...], out: Path | None, days: int, as_json: bool
 ) -> None:
-    r"""Write NAME.crt and NAME.key (mode 0600) for a node, manager or operator. Never overwrites.
+    """Write NAME.crt and NAME.key (mode 0600) for a node, manager or operator. Never overwrites.
 
     A manager's certificate holds for NAME, localhost, 127.0.0.1, manager.jlogd and each --san.
 
@@ -81,7 +81,7 @@ def issue(
 @click.option("--pki", "pki_dir", metavar="DIR", type=_DIRECTORY, required=True, help="The authority's directory.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def revoke(name: str, pki_dir: Path, as_json: bool) -> None:
-    r"""Add every certificate that NAME got to DIR/deny. Copy that file to the managers ([tls] deny).
+    """Add every certificate that NAME got to DIR/deny. Copy that file to the managers ([tls] deny).
 
     \b
     Example:
