@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from jlogd.journal import FrameView, Journal, Run, SourceKey
+from jlogd.journal import FrameView, Gap, Journal, Run, SourceKey
 from jlogd.journal.frame import Body, make_body
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
@@ -57,6 +57,7 @@ class Intake:
         self._metrics = metrics or Metrics(AGENT)
         self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix=f"body-{name}")
         self._making: deque[tuple[Future[Body], list[Run]]] = deque()  # in order; their bodies become frames in order
+        self._gap: Gap | None = None  # waits for the note that moves its position
         self._held: list[Lines] = []
         self._held_bytes = 0
         self._appended_bytes = 0  # raw, since the last commit
@@ -82,6 +83,7 @@ class Intake:
         if self._oldest_s is None:
             self._oldest_s = self._clock.monotonic_s()
         if isinstance(item, Lines):
+            self._append_gap([])
             if self._held_bytes + len(item.body) > FRAME_BYTES:
                 self._flush()
             self._held.append(item)
@@ -89,13 +91,26 @@ class Intake:
             if self._held_bytes >= FRAME_BYTES:
                 self._flush()
             return
-        self._append_all()
+        gap = self._gap
+        self._append_all(gap_too=not isinstance(item, Note))
         if isinstance(item, Missing):
-            self._journal.append_gap(item.gap)
-            self._metrics.count(GAPS, 1, self.name, item.gap.kind.value)
-            log.warning("journal %s: bytes are missing: %s", self.name, item.gap)
+            self._gap = item.gap
         elif isinstance(item, Note):
-            self._journal.note_sources([item.run])
+            if gap is not None and (gap.source, gap.generation) == (item.run.source, item.run.generation):
+                self._append_gap([item.run])  # one frame: a crash cannot come between the gap and its position
+            else:
+                self._append_gap([])
+                self._journal.note_sources([item.run])
+
+    def _append_gap(self, runs: list[Run]) -> None:
+        gap, self._gap = self._gap, None
+        if gap is not None:
+            self._journal.append_gap(gap, runs)
+            self._metrics.count(GAPS, 1, self.name, gap.kind.value)
+            path = gap.source.decode(errors="backslashreplace")
+            log.warning(
+                "journal %s: %s: bytes %d to %d are missing: %s", self.name, path, gap.first, gap.end, gap.reason
+            )
 
     def _flush(self) -> None:
         """Make one frame of what is held; a large body is made aside while the next lines are read."""
@@ -118,11 +133,13 @@ class Intake:
         future, runs = self._making.popleft()
         self._journal.append_body(future.result(), runs)
 
-    def _append_all(self) -> None:
-        """Append everything held and everything that is being made."""
+    def _append_all(self, *, gap_too: bool = True) -> None:
+        """Append everything held, everything that is being made, and a gap that no note followed."""
         self._flush()
         while self._making:
             self._append_made()
+        if gap_too:
+            self._append_gap([])
 
     def _commit_due(self, *, idle: bool) -> bool:
         if self._oldest_s is None:

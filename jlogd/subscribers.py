@@ -48,8 +48,7 @@ def _remove(chosen: Mapping[str, Journal], known: Mapping[str, Subscriber | None
     if not present:
         raise UsageError(f"no subscriber {name} in: {', '.join(sorted(chosen))}")
     for key in present:
-        chosen[key].remove_subscriber(name)
-        chosen[key].retain()
+        chosen[key].remove_subscriber(name)  # what only it needed goes with the journal's next look
     return sorted(present)
 
 

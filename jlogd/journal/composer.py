@@ -68,15 +68,15 @@ class Composer:
         metadata = b"".join(encode_run(run) for run in runs)
         return self._draft(encode_frame(fields, metadata, body), fields, runs)
 
-    def gap(self, gap: Gap) -> Draft:
-        """A gap frame. ConflictError when an ``offsets`` gap does not begin at the end."""
+    def gap(self, gap: Gap, runs: Sequence[Run] = ()) -> Draft:
+        """A gap frame, with the positions it moves. ConflictError when an ``offsets`` gap does not begin at the end."""
         count = gap.end - gap.first if gap.kind is GapKind.OFFSETS else 1
         if gap.kind is GapKind.OFFSETS and (gap.first != self.end or count <= 0):
             raise ConflictError(f"gap [{gap.first}, {gap.end}) does not begin at the journal's end {self.end}")
-        metadata = encode_gap(gap)
+        metadata = encode_gap(gap) + b"".join(encode_run(run) for run in runs)
         chain = next_chain(self.chain, self.end, self.end + count, content_hash(metadata))
         fields = self._fields(Kind.GAP, count, chain)
-        return self._draft(encode_frame(fields, metadata), fields, ())
+        return self._draft(encode_frame(fields, metadata), fields, runs)
 
     def notes(self, runs: Sequence[Run]) -> list[Draft]:
         """Local frames that hold positions without lines."""

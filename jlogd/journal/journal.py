@@ -209,10 +209,13 @@ class Journal:
         count = sum(run.record_count for run in runs)
         return self._take(self._composer.records(body, count, runs, Framing.LINES))
 
-    def append_gap(self, gap: Gap) -> Offset:
-        """Take a gap: kind OFFSETS covers its own range, which must begin at ``append_end``; kind SOURCE one offset."""
+    def append_gap(self, gap: Gap, runs: Sequence[Run] = ()) -> Offset:
+        """Take a gap: kind OFFSETS covers its own range, which must begin at ``append_end``; kind SOURCE one offset.
+
+        ``runs`` (of zero records) move positions in the same frame, so that the gap and its position are one.
+        """
         self._flush_loose()
-        return self._take(self._composer.gap(gap))
+        return self._take(self._composer.gap(gap, runs))
 
     def note_sources(self, runs: Sequence[Run]) -> None:
         """Remember positions without lines, or forget generations; local, durable with the next commit."""
