@@ -167,8 +167,10 @@ class _Run:
         for writer in self.writers.values():
             writer.allow(1)
         until(self.node.answers, START_S, f"{self.node.name} runs")
-        journalled = lambda: sum(journal["end"] for journal in self.node.status()["journals"])  # noqa: E731
-        until(lambda: journalled() == len(self.writers), START_S, "the first line of each file is journalled")
+        until(self._begun, START_S, "the first line of each file is journalled")
+
+    def _begun(self) -> bool:
+        return sum(journal["end"] for journal in self.node.status()["journals"]) == len(self.writers)
 
     def _storm(self) -> None:
         deck = [daemon for daemon in self.fleet.daemons() for _ in range(self.storm.kills)]
