@@ -170,7 +170,8 @@ class _Run:
         until(self._begun, START_S, "the first line of each file is journalled")
 
     def _begun(self) -> bool:
-        return sum(journal["end"] for journal in self.node.status()["journals"]) == len(self.writers)
+        ends = [int(journal["end"]) for journal in self.node.status()["journals"]]
+        return sum(ends) == len(self.writers)
 
     def _storm(self) -> None:
         deck = [daemon for daemon in self.fleet.daemons() for _ in range(self.storm.kills)]
