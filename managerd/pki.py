@@ -74,6 +74,7 @@ def init(directory: Path, *, fs: FileSystem = OS) -> Path:
         [
             (directory / "ca.key", _key_pem(key), _KEY_MODE),
             (directory / "ca.crt", _pem(certificate), _CERTIFICATE_MODE),
+            (directory / "deny", b"", _CERTIFICATE_MODE),  # there from the start: settings that name it hold
         ],
     )
     return directory / "ca.crt"

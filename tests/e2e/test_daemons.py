@@ -187,6 +187,13 @@ def _checkpoint(node: Node, subscriber: str) -> int:
 # ---------------------------------------------------------------------- subscriber, drain
 
 
+def test_drain_of_a_node_that_never_ran_is_not_done(fleet: Fleet, log: Path) -> None:
+    """No journal, no subscriber: nobody has the lines that wait in the files. Exit 1, and what to do."""
+    node, _ = pair(fleet, log)
+    done = node.command("drain", "--timeout", "1s")
+    assert (done.code, "start it" in done.err) == (1, True)
+
+
 def test_drain_waits_until_every_manager_has_everything(fleet: Fleet, log: Path) -> None:
     """Exit 0 when they have; 7 when one is away and the time is over."""
     node, (_, m2) = pair(fleet, log, managers=2)
