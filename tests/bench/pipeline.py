@@ -72,7 +72,7 @@ def _measure(peer: str, source: Path, sender: Daemon, receiver: Daemon, arrived:
 
     def done() -> bool:
         for daemon in (sender, receiver):
-            assert daemon.running, f"{daemon.name} ended\n{daemon.tail()}"
+            assert daemon.running, daemon.ended()
         return arrived()
 
     until(done, LIMIT_S, f"{peer} delivered everything", interval_s=POLL_S)

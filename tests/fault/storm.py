@@ -192,7 +192,7 @@ class _Run:
 
     def _strike(self, victims: list[Served]) -> None:
         for victim in victims:
-            assert victim.running, f"{victim.name} ended by itself\n{victim.tail(40)}"
+            assert victim.running, victim.ended()
             victim.kill()
             self.outcome.kills[victim.name] += 1
             if self.storm.power:

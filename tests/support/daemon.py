@@ -142,6 +142,12 @@ class Daemon:
         """CPU and memory of the running process."""
         return usage(self.pid)
 
+    def ended(self) -> str:
+        """For messages: that it ended unasked, how, and its last words."""
+        code = self._process.poll() if self._process is not None else None
+        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
+        return f"{self.name} {how}, and nobody here asked it to\n{self.tail()}"
+
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log, for messages."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

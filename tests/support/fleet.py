@@ -68,7 +68,7 @@ class Served(Daemon):
 
     def status(self) -> dict[str, Any]:
         """``status`` of the running daemon, from its socket. AssertionError when it ended."""
-        assert self.running, f"{self.name} ended\n{self.tail()}"
+        assert self.running, self.ended()
         return call(self.control, "status")
 
     def answers(self) -> bool:
