@@ -40,7 +40,13 @@ def subscriber() -> None:
 @settings_option
 @json_option
 def list_subscribers(settings_path: Path, *, as_json: bool) -> None:
-    """Every subscriber with its checkpoint and how far it is behind."""
+    """Every subscriber with its checkpoint and how far it is behind.
+
+    \b
+    Examples:
+      jlogd subscriber ls
+      jlogd subscriber ls --json | jq '.subscribers[] | select(.lag_s > 60) | .name'
+    """
     found = status(load(settings_path))["subscribers"]
     if as_json:
         click.echo(dump({"schema": 1, "subscribers": found}))
@@ -55,7 +61,14 @@ def list_subscribers(settings_path: Path, *, as_json: bool) -> None:
 @settings_option
 @json_option
 def add(name: str, journal: str, at: str, settings_path: Path, *, as_json: bool) -> None:
-    """A new subscriber."""
+    """Add a subscriber, in all journals or in those that --journal names.
+
+    \b
+    Examples:
+      jlogd subscriber add m2                                  before its [[manager]] is written: keep everything
+      jlogd subscriber add audit --journal 'mail*' --at end
+      jlogd subscriber add m2 --at like:m1
+    """
     _report("added", name, _change(load(settings_path), "add", name=name, journal=journal, at=at), as_json=as_json)
 
 
@@ -67,7 +80,16 @@ def add(name: str, journal: str, at: str, settings_path: Path, *, as_json: bool)
 @settings_option
 @json_option
 def move(name: str, journal: str, at: str, settings_path: Path, *, yes: bool, as_json: bool) -> None:
-    """Move a subscriber; records between the old place and a later new one are not delivered to it."""
+    """Move a subscriber: what is before the new place need not be kept for it any more.
+
+    A manager goes on where its archive ends, whatever is set here: lines come neither twice nor with holes
+    as long as they are kept. The place counts for a manager that has no archive of this journal.
+
+    \b
+    Examples:
+      jlogd subscriber set m2 --at 2h --yes          m2 is new: let it begin two hours ago
+      jlogd subscriber set audit --at end --yes      nothing is kept for it until now
+    """
     if not yes:
         raise UsageError(f"this moves {name} to {at}, forwards or backwards: say --yes")
     _report("moved", name, _change(load(settings_path), "set", name=name, journal=journal, at=at), as_json=as_json)
@@ -80,7 +102,12 @@ def move(name: str, journal: str, at: str, settings_path: Path, *, yes: bool, as
 @settings_option
 @json_option
 def remove(name: str, journal: str, settings_path: Path, *, yes: bool, as_json: bool) -> None:
-    """Forget a subscriber; what only it still needed may go."""
+    """Forget a subscriber; what only it still needed may go.
+
+    \b
+    Example (after its [[manager]] was taken out and jlogd reloaded):
+      jlogd subscriber remove old-manager --yes
+    """
     if not yes:
         raise UsageError(f"what only {name} still needs will be deleted: say --yes")
     _report("removed", name, _change(load(settings_path), "remove", name=name, journal=journal), as_json=as_json)
