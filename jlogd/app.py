@@ -18,6 +18,7 @@ from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
 from jlogd.runtime.errors import SettingsError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import AGENT, JOURNAL_END, LAG_RECORDS, SESSION_UP, SOURCES, Metrics
 from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure, Worker
@@ -70,6 +71,7 @@ class Agent:
         self._control = ControlServer(directory / CONTROL_SOCKET, handlers, fail)
         self._control.start()
         self._start_health()
+        give_back()  # what reading the settings needed
         log.info(
             "node %s: %d journals, %d managers, spool %s, epoch %d",
             self.settings.node.name, len(self.parts), len(self.forwarders), directory, self._owner.epoch,

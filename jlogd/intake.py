@@ -17,6 +17,7 @@ from jlogd.journal import FrameView, Gap, Journal, Run, SourceKey
 from jlogd.journal.frame import Body, make_body
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
+from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import AGENT, COMMIT_FAILURES, COMMIT_SECONDS, GAPS, READ_BYTES, READ_RECORDS, Metrics
 from jlogd.runtime.worker import Worker
 from jlogd.tail import Item, Lines, Missing, Note, Tailer
@@ -63,6 +64,7 @@ class Intake:
         self._appended_bytes = 0  # raw, since the last commit
         self._oldest_s: float | None = None  # when the oldest uncommitted line came
         self._retained_s = clock.monotonic_s()
+        self._worked = False  # since memory was given back
 
     def run(self, stopping: threading.Event) -> None:
         """Until ``stopping``; commits what it has taken before it returns."""
@@ -167,6 +169,7 @@ class Intake:
         if self.error is not None:
             log.warning("journal %s: writing again", self.name)
             self.error = None
+        self._worked = self._worked or self._appended_bytes > 0
         self._appended_bytes = 0
         self._oldest_s = None
         self.committed = self._positions(self._journal)
@@ -177,10 +180,14 @@ class Intake:
         return {key: state.position for key, state in journal.sources.items()}
 
     def _retain(self) -> None:
+        """Look after a journal that has nothing to do: at most every ten seconds, and only after it had."""
         now_s = self._clock.monotonic_s()
         if now_s - self._retained_s >= RETAIN_S:
             self._retained_s = now_s
             self._journal.retain()
+            if self._worked:
+                self._worked = False
+                give_back()
 
     def _wait_s(self) -> float:
         if self._oldest_s is None:

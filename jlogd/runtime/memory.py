@@ -6,6 +6,7 @@ in two arenas; ``give_back`` returns what an idle process does not need.
 """
 
 import ctypes
+import gc
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _REUSED_BYTES = 32 << 20  # glibc takes no mmap threshold above this (HEAP_MAX_SIZE / 2)
@@ -23,7 +24,8 @@ def reuse_large_buffers() -> None:
 
 
 def give_back() -> None:
-    """Return free heap memory to the system; worth calling when a daemon becomes idle."""
+    """Return free heap memory to the system; worth calling after a start and when a daemon becomes idle."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
