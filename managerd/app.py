@@ -13,6 +13,7 @@ from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
 from jlogd.runtime.errors import SettingsError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import MANAGER, Metrics
 from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure
@@ -61,6 +62,7 @@ class Manager:
         self._control = ControlServer(data / CONTROL_SOCKET, {"status": self._status, "nodes": self._nodes}, fail)
         self._control.start()
         self._start_health(settings, fail)
+        give_back()  # what reading the settings needed
         log.info("manager %s, subscriber %s: listening on %s, archive %s, epoch %d",
                  name, settings.subscriber, settings.manager.listen, data, epoch)  # fmt: skip
 
