@@ -6,17 +6,16 @@ checked here (``check_*``) before a core looks at it: names, lengths, counts.
 """
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from jlogd.journal.model import Offset, Term
 from jlogd.runtime.errors import JlogdError
+from jlogd.runtime.names import is_name
 
 PROTOCOL = 1
 ZERO = Offset(0)
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ID_LENGTH = 16
 CHAIN_LENGTH = 16
 JOURNALS_MAX = 256  # a node's journals are purposes (syslog, audit, …), not files
@@ -201,7 +200,7 @@ def last_common_term(terms_a: Sequence[Term], terms_b: Sequence[Term]) -> Term |
 
 def check_name(what: str, name: str) -> None:
     """ProtocolError unless ``name`` is one; the message never repeats an absurdly long one."""
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         raise ProtocolError(f"{what} {name[:80]!r} is not a name ([a-z0-9][a-z0-9._-]{{0,62}})")
 
 

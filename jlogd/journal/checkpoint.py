@@ -8,7 +8,6 @@ disk, and the newest slot with a good checksum counts.
     24 u64 origin │ 32 u32 CRC32C of the first 32 bytes
 """
 
-import re
 import struct
 import threading
 from pathlib import Path
@@ -17,13 +16,13 @@ from jlogd.journal.frame import crc32c
 from jlogd.journal.model import Offset
 from jlogd.runtime.errors import ConflictError, DamageError, StorageError, UsageError
 from jlogd.runtime.fs import File, FileSystem
+from jlogd.runtime.names import NAME_RULE, is_name
 
 SLOT = struct.Struct("<4sIQQQI")
 assert SLOT.size == 36
 SLOT_DISTANCE = 512  # one sector: a torn sector spoils one slot only
 MAGIC = b"JLS1"
 ACKNOWLEDGED = 1
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 
 
 class Subscriber:
@@ -120,7 +119,7 @@ class SubscriberStore:
         self._lock = threading.Lock()  # guards _open
         self._open: dict[str, Subscriber] = {}
         for name in fs.list_dir(directory):
-            if _NAME.match(name):
+            if is_name(name):
                 self._open[name] = Subscriber(fs.open_write(directory / name), name)
 
     def all(self) -> list[Subscriber]:
@@ -135,8 +134,8 @@ class SubscriberStore:
 
     def add(self, name: str, at: Offset) -> Subscriber:
         """A new durable subscriber at ``at``. ConflictError when it exists, UsageError for a bad name."""
-        if not _NAME.match(name):
-            raise UsageError(f"subscriber name {name!r} must match [a-z0-9][a-z0-9._-]{{0,62}}")
+        if not is_name(name):
+            raise UsageError(f"subscriber name {name!r} is not allowed: {NAME_RULE}")
         with self._lock:
             if name in self._open:
                 raise ConflictError(f"subscriber {name} exists already")
@@ -172,7 +171,7 @@ def read_checkpoints(fs: FileSystem, directory: Path) -> dict[str, Subscriber]:
     """For other processes: each subscriber as its file says now; files that are damaged are left out."""
     found = {}
     for name in fs.list_dir(directory):
-        if _NAME.match(name):
+        if is_name(name):
             with fs.open_read(directory / name) as file:
                 try:
                     found[name] = Subscriber(file, name)

@@ -339,7 +339,8 @@ class Journal:
 
     def _start_segment(self) -> LiveSegment:
         """Create the segment that begins at the committed end. OSError."""
-        self._prune_generations()
+        if not self._composer.writes_own:  # a node's own journal forgets only what its tailer tells it to
+            self._history.prune(GENERATIONS_KEPT)
         self._live = create_segment(
             self._fs, self.path, tip_of(self._first, self._history), self._epoch,
             journal_id=self.id, salt=self._salt, subcluster=self.options.subcluster,
@@ -347,16 +348,6 @@ class Journal:
             now=(self._clock.wall_ns(), self._clock.monotonic_s()),
         )  # fmt: skip
         return self._live
-
-    def _prune_generations(self) -> None:
-        if self._composer.writes_own:
-            return  # a node's own journal forgets only what its tailer tells it to
-        newest: dict[bytes, int] = {}
-        for source, generation in self._history.sources:
-            newest[source] = max(generation, newest.get(source, 0))
-        for key in list(self._history.sources):
-            if key[1] <= newest[key[0]] - GENERATIONS_KEPT:
-                del self._history.sources[key]
 
     # ------------------------------------------------------------------ drafts
 

@@ -61,6 +61,14 @@ class History:
                 ladder = run.ladder or (old.ladder if old else b"")
                 self.sources[key] = SourceState(run.position, run.state, ladder)
 
+    def prune(self, kept: int) -> None:
+        """Remember at most the newest ``kept`` generations of each source (a replica never hears of FORGET)."""
+        newest: dict[bytes, int] = {}
+        for source, generation in self.sources:
+            newest[source] = max(generation, newest.get(source, 0))
+        for key in [key for key in self.sources if key[1] <= newest[key[0]] - kept]:
+            del self.sources[key]
+
     def note_frame(self, view: FrameView) -> None:
         """Take over what a committed frame says."""
         header = view.header

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import click
 
 from jlogd.runtime.errors import UsageError
+from jlogd.runtime.names import NAME_RULE, is_name
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 OFFSET_END = 1 << 64
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -29,16 +29,9 @@ _RFC3339 = re.compile(
 
 def check_name(what: str, name: str) -> str:
     """``name`` itself when it may be a node, journal, manager or subscriber name; ``what`` is for the message."""
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{what} name {name!r} is not allowed: 1-63 of a-z 0-9 . _ -, beginning with a letter or digit"
-        )
+    if not is_name(name):
+        raise UsageError(f"{what} name {name!r} is not allowed: {NAME_RULE}")
     return name
-
-
-def is_name(name: str) -> bool:
-    """True when ``name`` may be a node, journal, manager or subscriber name."""
-    return NAME.fullmatch(name) is not None
 
 
 def parse_offset(text: str) -> int:

@@ -31,14 +31,13 @@ from pydantic_core import ErrorDetails, core_schema
 
 from jlogd.runtime import toml
 from jlogd.runtime.errors import SettingsError
+from jlogd.runtime.names import NAME_RULE, is_name
 
 Fault = tuple[toml.Path, str]
 
 _UNITS_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-NAME_RULE = "a name is 1 to 63 of a-z 0-9 . _ - and begins with a letter or digit"
 
 
 def parse_size(value: object) -> int:
@@ -82,7 +81,7 @@ def format_duration(seconds: float) -> str:
 
 def check_name(value: str) -> str:
     """``value`` if it is a node, journal, manager, subscriber or subcluster name. ``ValueError``."""
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise ValueError(f"not a name: {value!r}; {NAME_RULE}")
     return value
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jlogd.journal.segment import Walker, list_segments, read_segment_header, visible_segments
-from jlogd.runtime.arguments import check_name, is_name
+from jlogd.runtime.arguments import check_name
 from jlogd.runtime.errors import RefusedError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.names import is_name
 
 _INCARNATION = re.compile(r"(\d{4,9})-([0-9a-f]{32})")
 

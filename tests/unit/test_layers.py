@@ -48,7 +48,7 @@ LAYERS = {
     "managerd.cli": 6,
 }
 # A pure core knows errors and the words of the journal; no file, clock, thread or wire.
-PURE_MAY_IMPORT = {"jlogd.runtime.errors", "jlogd.journal.model"}
+PURE_MAY_IMPORT = {"jlogd.runtime.errors", "jlogd.runtime.names", "jlogd.journal.model"}
 PURE_MUST_NOT_IMPORT = {
     "os",
     "io",
