@@ -18,7 +18,7 @@ export BUF_VERSION
 .PHONY: help demo test check fault slow bench proto servers lock format settings-reference clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
+	@grep -E '^[.a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
 
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python >= 3.11 with venv; try PYTHON=python3.11" >&2; exit 1; }
