@@ -15,12 +15,14 @@ from functools import partial
 
 from jlogd.journal import FrameView, Gap, Journal, Run, SourceKey
 from jlogd.journal.frame import Body, make_body
+from jlogd.journal.metadata import run_length
+from jlogd.journal.model import FRAME_METADATA_MAX
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
 from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import AGENT, COMMIT_FAILURES, COMMIT_SECONDS, GAPS, READ_BYTES, READ_RECORDS, Metrics
 from jlogd.runtime.worker import Worker
-from jlogd.tail import Item, Lines, Missing, Note, Tailer
+from jlogd.tail import Item, Lines, Missing, Tailer
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,14 @@ class Intake:
         self._clock = clock
         self._metrics = metrics or Metrics(AGENT)
         self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix=f"body-{name}")
-        self._making: deque[tuple[Future[Body], list[Run]]] = deque()  # in order; their bodies become frames in order
+        self._making: deque[tuple[Future[Body], list[Run], list[Run]]] = (
+            deque()
+        )  # body, runs, notes behind it; in order
         self._gap: Gap | None = None  # waits for the note that moves its position
+        self._notes: dict[SourceKey, Run] = {}  # positions without lines, to stand behind the lines held
         self._held: list[Lines] = []
         self._held_bytes = 0
+        self._held_runs = 0  # bytes of metadata; hundreds of busy files fill a frame's before its body
         self._appended_bytes = 0  # raw, since the last commit
         self._oldest_s: float | None = None  # when the oldest uncommitted line came
         self._retained_s = clock.monotonic_s()
@@ -86,23 +92,25 @@ class Intake:
             self._oldest_s = self._clock.monotonic_s()
         if isinstance(item, Lines):
             self._append_gap([])
-            if self._held_bytes + len(item.body) > FRAME_BYTES:
+            self._notes.pop((item.run.source, item.run.generation), None)  # the run says the same and more
+            runs_bytes = run_length(item.run)
+            if self._held_bytes + len(item.body) > FRAME_BYTES or self._held_runs + runs_bytes > FRAME_METADATA_MAX:
                 self._flush()
             self._held.append(item)
             self._held_bytes += len(item.body)
+            self._held_runs += runs_bytes
             if self._held_bytes >= FRAME_BYTES:
                 self._flush()
             return
-        gap = self._gap
-        self._append_all(gap_too=not isinstance(item, Note))
         if isinstance(item, Missing):
+            self._append_all()
             self._gap = item.gap
-        elif isinstance(item, Note):
-            if gap is not None and (gap.source, gap.generation) == (item.run.source, item.run.generation):
-                self._append_gap([item.run])  # one frame: a crash cannot come between the gap and its position
-            else:
-                self._append_gap([])
-                self._journal.note_sources([item.run])
+            return
+        gap, key = self._gap, (item.run.source, item.run.generation)
+        if gap is not None and (gap.source, gap.generation) == key:
+            self._append_gap([item.run])  # one frame: a crash cannot come between the gap and its position
+        else:
+            self._notes[key] = item.run
 
     def _append_gap(self, runs: list[Run]) -> None:
         gap, self._gap = self._gap, None
@@ -115,10 +123,14 @@ class Intake:
             )
 
     def _flush(self) -> None:
-        """Make one frame of what is held; a large body is made aside while the next lines are read."""
-        if not self._held:
+        """Make one frame of the lines held, and notes behind it; a large body is made aside meanwhile."""
+        held, self._held, self._held_bytes, self._held_runs = self._held, [], 0, 0
+        notes, self._notes = list(self._notes.values()), {}
+        if not held:
+            while self._making and notes:
+                self._append_made()  # bodies that were given out before these notes
+            self._note(notes)
             return
-        held, self._held, self._held_bytes = self._held, [], 0
         block = held[0].body if len(held) == 1 else b"".join(lines.body for lines in held)
         runs = [lines.run for lines in held]
         self._metrics.count(READ_RECORDS, sum(run.record_count for run in runs), self.name)
@@ -126,22 +138,27 @@ class Intake:
         self._appended_bytes += len(block)
         if len(block) < ASIDE_BYTES and not self._making:
             self._journal.append_lines(block, runs)
+            self._note(notes)
             return
-        self._making.append((self._makers.submit(make_body, block, self._journal.options.codec), runs))
+        self._making.append((self._makers.submit(make_body, block, self._journal.options.codec), runs, notes))
         while len(self._making) > MAKERS:
             self._append_made()
 
     def _append_made(self) -> None:
-        future, runs = self._making.popleft()
+        future, runs, notes = self._making.popleft()
         self._journal.append_body(future.result(), runs)
+        self._note(notes)
 
-    def _append_all(self, *, gap_too: bool = True) -> None:
+    def _note(self, notes: list[Run]) -> None:
+        if notes:
+            self._journal.note_sources(notes)
+
+    def _append_all(self) -> None:
         """Append everything held, everything that is being made, and a gap that no note followed."""
         self._flush()
         while self._making:
             self._append_made()
-        if gap_too:
-            self._append_gap([])
+        self._append_gap([])
 
     def _commit_due(self, *, idle: bool) -> bool:
         if self._oldest_s is None:

@@ -32,7 +32,9 @@ from jlogd.journal.composer import Composer, Draft
 from jlogd.journal.frame import CHAIN_ORIGIN, Body, Buffer, Framing, encode_lengths, make_body
 from jlogd.journal.live import LiveSegment, create_segment
 from jlogd.journal.mark import CommittedMark, WriterLock, read_committed
+from jlogd.journal.metadata import run_length
 from jlogd.journal.model import (
+    FRAME_METADATA_MAX,
     FRAME_RAW_MAX,
     FRAME_STORED_MAX,
     Base,
@@ -206,6 +208,10 @@ class Journal:
         self._flush_loose()
         if not runs or sum(run.raw_length for run in runs) != body.raw_length:
             raise UsageError("the runs do not add up to the block")
+        if sum(map(run_length, runs)) > FRAME_METADATA_MAX:
+            raise UsageError(
+                f"{len(runs)} runs need more than {FRAME_METADATA_MAX} bytes: append them as several blocks"
+            )
         count = sum(run.record_count for run in runs)
         return self._take(self._composer.records(body, count, runs, Framing.LINES))
 

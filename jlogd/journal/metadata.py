@@ -80,6 +80,11 @@ def encode_run(run: Run) -> bytes:
     return _tlv(TLV_RUN, fixed + run.source + run.state + run.ladder)
 
 
+def run_length(run: Run) -> int:
+    """Bytes that ``encode_run`` gives: what a frame's metadata limit is spent on."""
+    return TLV.size + RUN.size + len(run.source) + len(run.state) + len(run.ladder)
+
+
 def encode_gap(gap: Gap) -> bytes:
     """One gap as TLV."""
     reason = gap.reason.encode()[:GAP_REASON_MAX]

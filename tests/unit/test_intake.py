@@ -8,6 +8,7 @@ from jlogd.intake import Intake, JournalHistory
 from jlogd.journal import GapKind, Journal, JournalOptions
 from jlogd.runtime.clock import ManualClock
 from jlogd.tail import Tailer, TailSpec
+from tests.support.daemon import until
 from tests.support.faulty_fs import FaultyFs
 
 
@@ -58,12 +59,7 @@ def test_a_disk_that_refuses_stops_the_intake_and_nothing_is_lost(tmp_path: Path
         thread = threading.Thread(target=intake.run, args=(stopping,))
         thread.start()
         try:
-            refused = threading.Event()
-            journal.listeners.append(refused.set)
-            for _ in range(100):
-                if intake.error is not None:
-                    break
-                refused.wait(0.1)
+            until(lambda: intake.error is not None, 10.0, "the disk refuses")
             assert "No space left" in (intake.error or "")
             fs.heal()
             assert journal.wait(29_999, 20.0)
@@ -74,3 +70,31 @@ def test_a_disk_that_refuses_stops_the_intake_and_nothing_is_lost(tmp_path: Path
         assert intake.error is None
         assert b"".join(entry.record + b"\n" for entry in journal.read()) == lines(30_000)
         tailer.close()
+
+
+def test_hundreds_of_files_in_one_frame_and_their_snapshot(tmp_path: Path) -> None:
+    """Runs of 700 files do not fit one frame's metadata, nor does the snapshot of their positions one header frame."""
+    paths = [tmp_path / "logs" / f"{'long-name-' * 8}{number:04d}.log" for number in range(700)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_bytes(lines(2))
+    options = JournalOptions(segment_bytes=64 << 10)
+    with Journal.open(tmp_path / "j", options=options) as journal:
+        spec = TailSpec((str(tmp_path / "logs" / "*.log"),))
+        tailer = Tailer([spec], journal.sources, JournalHistory(journal), events=False)
+        intake = Intake("app", journal, tailer, commit_delay_s=0.0)
+        while items := tailer.poll(1 << 20):
+            for item in items:
+                intake._take(item)
+        intake._commit(threading.Event())
+        assert journal.end == 1400
+        tailer.close()
+    with Journal.open(tmp_path / "j", options=options) as journal:
+        positions = {source: known.position for (source, _), known in journal.sources.items()}
+        assert positions == {bytes(path): 128 for path in paths}
+        journal.append(b"begins a segment with the whole snapshot")
+        journal.commit()
+    with Journal.open(tmp_path / "j", options=options) as journal:
+        assert len(journal.sources) == 700
+        assert not journal.recovery.damage
+        assert sum(1 for _ in journal.read()) == 1401

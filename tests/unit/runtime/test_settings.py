@@ -10,8 +10,8 @@ from pydantic import Field
 
 from jlogd.runtime.addresses import Address, parse_address
 from jlogd.runtime.errors import SettingsError
+from jlogd.runtime.names import NAME_RULE
 from jlogd.runtime.settings import (
-    NAME_RULE,
     DirPath,
     Document,
     Duration,
