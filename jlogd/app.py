@@ -19,7 +19,17 @@ from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
 from jlogd.runtime.errors import SettingsError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.memory import give_back
-from jlogd.runtime.metrics import AGENT, JOURNAL_END, LAG_RECORDS, SESSION_UP, SOURCES, Metrics
+from jlogd.runtime.metrics import (
+    AGENT,
+    JOURNAL_END,
+    LAG_RECORDS,
+    RELOAD_FAILURES,
+    SENT_BYTES,
+    SESSION_STARTS,
+    SESSION_UP,
+    SOURCES,
+    Metrics,
+)
 from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, TailSettings, load
@@ -139,13 +149,20 @@ class Agent:
                 self._metrics.set(SOURCES, states.count(state), part.name, state)
         for forwarder in self.forwarders:
             streaming = forwarder.status()["state"] == "streaming"
+            sessions, sent_bytes = forwarder.counts()
             self._metrics.set(SESSION_UP, float(streaming), forwarder.subscriber)
+            self._metrics.set(SESSION_STARTS, sessions, forwarder.subscriber)
+            self._metrics.set(SENT_BYTES, sent_bytes, forwarder.subscriber)
 
     # ------------------------------------------------------------------ reload, stop
 
     def reload(self) -> None:
         """Take over a changed settings file by restarting the pipeline. SettingsError keeps the old."""
-        fresh = load(self._path)
+        try:
+            fresh = load(self._path)
+        except SettingsError:
+            self._metrics.count(RELOAD_FAILURES, 1)
+            raise
         if fresh == self.settings:
             log.info("reload: nothing changed")
             return

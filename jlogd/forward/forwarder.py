@@ -83,6 +83,8 @@ class Forwarder:
         self._since_ns = clock.wall_ns()
         self._error: str | None = None
         self._manager: str | None = None
+        self._sessions = 0  # begun
+        self._sent_bytes = 0  # by links that are over
         self._sources()
 
     @classmethod
@@ -137,6 +139,11 @@ class Forwarder:
         if link is not None:
             link.end(LOST, "reconnecting")
 
+    def counts(self) -> tuple[int, int]:
+        """Sessions begun and frame bytes sent since the start."""
+        with self._lock:
+            return self._sessions, self._sent_bytes + (self._link.sent_bytes if self._link is not None else 0)
+
     def status(self) -> dict[str, Any]:
         """One entry of ``sessions`` in ``jlogd status``; ``name`` is the manager's own, once it has spoken."""
         with self._lock:
@@ -183,6 +190,7 @@ class Forwarder:
             return Outcome(error.reason, str(error), greeted=False, progress=False)
         finally:
             with self._lock:
+                self._sent_bytes += self._link.sent_bytes if self._link is not None else 0
                 self._link = None
         return self._explain(outcome)
 
@@ -204,6 +212,7 @@ class Forwarder:
         log.info("manager %s (%s): delivering as subscriber %s", manager, self.address, self.subscriber)
         with self._lock:
             self._manager = manager
+            self._sessions += 1
         self._set("streaming", None)
 
     def _note(self, outcome: Outcome, failures: int) -> float:

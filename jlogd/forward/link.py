@@ -72,6 +72,7 @@ class Link:
         self._draining = False
         self._deadline_s = clock.monotonic_s() + HANDSHAKE_S
         self._progress = False
+        self.sent_bytes = 0  # of frames messages
         self._verdict: tuple[str, str] | None = None
 
     def run(self, channel: grpc.Channel) -> Outcome:
@@ -178,6 +179,7 @@ class Link:
             with self._changed:
                 event = ev.FramesSent(batch.length, tuple(batch.ends.items()))
                 self._core.step(event, self._clock.monotonic_s())
+                self.sent_bytes += batch.length
             return Frames(batch.buffers, batch.length)
 
     def _may_send(self) -> bool:
