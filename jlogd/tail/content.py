@@ -29,7 +29,7 @@ class Content(Protocol):
     ino: int
 
     def read_into(self, view: memoryview, position: int) -> int:
-        """Fill ``view`` from ``position``; fewer bytes only at the end."""
+        """Fill ``view`` from ``position``; fewer bytes at the end, and rarely before it."""
         ...
 
     def read(self, length: int, position: int) -> bytes:
@@ -57,15 +57,17 @@ class PlainContent:
 
     def read_into(self, view: memoryview, position: int) -> int:
         """See ``Content``."""
-        got = os.preadv(self.fd, [view], position)
-        while 0 < got < view.nbytes and (more := os.preadv(self.fd, [view[got:]], position + got)):
-            got += more
-        return got
+        # One call: between two the file may be copied, truncated and filled anew, and the second would give the
+        # new content's middle as the old one's end.
+        return os.preadv(self.fd, [view], position)
 
     def read(self, length: int, position: int) -> bytes:
         """See ``Content``."""
-        buffer = bytearray(length)
-        return bytes(memoryview(buffer)[: self.read_into(memoryview(buffer), position)])
+        view = memoryview(bytearray(length))
+        got = 0
+        while got < length and (more := self.read_into(view[got:], position + got)):
+            got += more
+        return bytes(view[:got])
 
     def status(self) -> os.stat_result:
         """The file's fstat now."""

@@ -155,7 +155,7 @@ class Follower:
                 continue
             waiting = len(generation.partial)
             try:
-                while block := generation.read_block(buffer):
+                while block := generation.read_block(buffer, self._clock):
                     self._gave(block, now_s, generation, out)
                     budget.left -= len(block.body)
                     if budget.left <= 0:

@@ -8,11 +8,15 @@ begins at the bytes just before it and compares them; what differs raises
 from dataclasses import dataclass, field, replace
 
 from jlogd.journal.model import Run, RunFlags
+from jlogd.runtime.clock import Clock
 from jlogd.tail.content import Content, PlainContent
 from jlogd.tail.model import LINES_MAX, Lines, Note
 from jlogd.tail.position import TAIL_MAX, Cursor, Ladder, PositionState, StateFlags
 
 BUFFER_BYTES = TAIL_MAX + LINES_MAX
+# Kernels stamp files in steps of up to 10 ms: content that changed that soon after a look may carry the same stamp
+# (git calls such entries racy). A stamp is trusted when the content was compared again this much after it was first seen.
+RACY_S = 0.03
 
 
 class ContentChanged(Exception):
@@ -38,6 +42,8 @@ class Generation:
     seen: int = 0
     partial: bytes = b""  # read, but its newline is not there yet
     checked: tuple[int, int] = (-1, -1)  # size and mtime when there was nothing more to read
+    checked_s: float = 0.0  # when ``checked`` was first seen
+    trusted: bool = False  # nothing can have changed under ``checked`` since
     rotated: bool = False  # the path holds something else now
     quiet_since_s: float = 0.0
     absent_since_s: float | None = None  # not among the siblings since
@@ -70,7 +76,7 @@ class Generation:
             self.content.close()
         self.content, self.cursor, self.location = content, cursor, location
         self.dev, self.ino = content.dev, content.ino
-        self.checked = (-1, -1)
+        self.checked, self.trusted = (-1, -1), False
 
     def release(self) -> None:
         """Close the descriptor, keep the memory of it, and of what waits without a newline."""
@@ -85,13 +91,13 @@ class Generation:
             self.saved_position, self.cursor = self.position, None
 
     def unchanged(self) -> bool:
-        """Whether size and mtime are as when there was nothing more to read (one fstat)."""
-        if not isinstance(self.content, PlainContent):
+        """Whether size and mtime prove that there is nothing more to read (one fstat)."""
+        if not self.trusted or not isinstance(self.content, PlainContent):
             return False
         status = self.content.status()
         return (status.st_size, status.st_mtime_ns) == self.checked
 
-    def read_block(self, buffer: bytearray) -> Lines | None:
+    def read_block(self, buffer: bytearray, clock: Clock) -> Lines | None:
         """The next complete lines or piece of a long line; None when there is nothing complete.
 
         ``buffer`` is scratch of ``BUFFER_BYTES``. Raises ``ContentChanged`` and what
@@ -100,7 +106,7 @@ class Generation:
         content, cursor = self.content, self.cursor
         assert content is not None
         assert cursor is not None
-        mark = (-1, -1)
+        mark, began_s = (-1, -1), clock.monotonic_s()
         if isinstance(content, PlainContent):
             status = content.status()
             mark = (status.st_size, status.st_mtime_ns)
@@ -118,11 +124,18 @@ class Generation:
         length, flags = _cut(buffer, len(before), got, self.piece_max)
         if not length:
             self.partial = bytes(view[len(before) : got])
-            self.checked = mark
+            self._check(mark, began_s, clock)
             return None
         self.partial = b""
         taken = view[len(before) : len(before) + length]
         return self._give(taken, flags)
+
+    def _check(self, mark: tuple[int, int], began_s: float, clock: Clock) -> None:
+        """There was nothing more to read in a file that looked like ``mark`` at ``began_s``."""
+        if mark != self.checked:
+            self.checked, self.checked_s, self.trusted = mark, clock.monotonic_s(), False
+        elif began_s - self.checked_s >= RACY_S:
+            self.trusted = True
 
     def finish(self) -> Lines | Note:
         """The generation is final: give out what waits without a newline, or just say so."""

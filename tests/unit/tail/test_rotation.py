@@ -507,3 +507,55 @@ def test_siblings_renamed_while_they_are_listed(follow: Follow, log: Path) -> No
     follow.start()
     follow.settle()
     assert follow.journal.text() == {1: numbered(0, 50), 2: numbered(50, 60), 3: numbered(60, 70)}
+
+
+def test_same_size_and_time_stamp(follow: Follow, log: Path) -> None:
+    """Copied, truncated and filled to the same size within one step of the kernel's clock: still another content."""
+    follow.poll()
+    before = log.stat()
+    copytruncate(log)
+    log.write_bytes(numbered(50, 100))
+    os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert log.stat().st_size == before.st_size
+    follow.settle()
+    assert follow.journal.text() == {1: numbered(0, 50), 2: numbered(50, 100)}
+
+
+def test_unchanged_files_cost_one_look(follow: Follow, log: Path) -> None:
+    """A stamp that is old enough is trusted: nothing is read any more."""
+    follow.settle(1)
+    reads = 0
+    real = os.preadv
+
+    def counted(*arguments: object) -> int:
+        nonlocal reads
+        reads += 1
+        return real(*arguments)  # type: ignore[call-overload,no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.preadv", counted)
+        follow.settle(1)
+        assert reads == 0
+        append(log, b"more\n")
+        follow.poll()
+    assert reads
+    assert follow.journal.text() == {1: numbered(0, 50) + b"more\n"}
+
+
+def test_truncated_and_filled_during_a_read(follow: Follow, log: Path) -> None:
+    """A read that ends at the old content's end is not completed from the new content."""
+    append(log, numbered(50, 60))
+    real, once = os.preadv, [True]
+
+    def rotating(*arguments: object) -> int:
+        got = real(*arguments)  # type: ignore[call-overload]
+        if once and once.pop():
+            copytruncate(log)
+            append(log, numbered(60, 200))
+        return got  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.preadv", rotating)
+        follow.poll()
+    follow.settle()
+    assert follow.journal.text() == {1: numbered(0, 60), 2: numbered(60, 200)}
