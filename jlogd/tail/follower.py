@@ -169,7 +169,7 @@ class Follower:
                 self._lost(generation, now_s)
                 continue
             if len(generation.partial) != waiting:
-                generation.quiet_since_s = self.last_growth_s = now_s
+                self.last_growth_s, generation.quiet_since_s = now_s, self._written_s(generation, now_s)
             self._introduce(generation, now_s, out)
         return False
 
@@ -180,8 +180,15 @@ class Follower:
 
     def _gave(self, block: Lines, now_s: float, generation: Generation, out: list[Item]) -> None:
         out.append(block)
-        self.last_growth_s = generation.quiet_since_s = now_s
+        self.last_growth_s, generation.quiet_since_s = now_s, self._written_s(generation, now_s)
         self._last_read_ns = self._clock.wall_ns()
+
+    def _written_s(self, generation: Generation, now_s: float) -> float:
+        """When the bytes just read came: for a rotated file its stamp tells, also of the time before this process.
+
+        Otherwise an agent that is killed again and again within ``rotate_wait_s`` never comes to the last line.
+        """
+        return now_s - generation.age_s(self._clock.wall_ns()) if generation.rotated else now_s
 
     # -- rotation -------------------------------------------------------------------------------------------------
 

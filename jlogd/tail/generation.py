@@ -15,7 +15,7 @@ from jlogd.tail.position import TAIL_MAX, Cursor, Ladder, PositionState, StateFl
 
 BUFFER_BYTES = TAIL_MAX + LINES_MAX
 # Kernels stamp files in steps of up to 10 ms: content that changed that soon after a look may carry the same stamp
-# (git calls such entries racy). A stamp is trusted when the content was compared again this much after it was first seen.
+# (git calls such entries racy). A stamp is trusted when the content was compared again this long after its first sight.
 RACY_S = 0.03
 
 
@@ -96,6 +96,12 @@ class Generation:
             return False
         status = self.content.status()
         return (status.st_size, status.st_mtime_ns) == self.checked
+
+    def age_s(self, wall_ns: int) -> float:
+        """Seconds since the file was written, by its stamp; 0 when that says nothing (the future, compressed)."""
+        if not isinstance(self.content, PlainContent):
+            return 0.0
+        return max(0.0, (wall_ns - self.content.status().st_mtime_ns) / 1e9)
 
     def read_block(self, buffer: bytearray, clock: Clock) -> Lines | None:
         """The next complete lines or piece of a long line; None when there is nothing complete.

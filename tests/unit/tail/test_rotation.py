@@ -527,10 +527,10 @@ def test_unchanged_files_cost_one_look(follow: Follow, log: Path) -> None:
     reads = 0
     real = os.preadv
 
-    def counted(*arguments: object) -> int:
+    def counted(fd: int, buffers: list[memoryview], position: int) -> int:
         nonlocal reads
         reads += 1
-        return real(*arguments)  # type: ignore[call-overload,no-any-return]
+        return real(fd, buffers, position)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.preadv", counted)
@@ -547,15 +547,41 @@ def test_truncated_and_filled_during_a_read(follow: Follow, log: Path) -> None:
     append(log, numbered(50, 60))
     real, once = os.preadv, [True]
 
-    def rotating(*arguments: object) -> int:
-        got = real(*arguments)  # type: ignore[call-overload]
+    def rotating(fd: int, buffers: list[memoryview], position: int) -> int:
+        got = real(fd, buffers, position)
         if once and once.pop():
             copytruncate(log)
             append(log, numbered(60, 200))
-        return got  # type: ignore[no-any-return]
+        return got
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.preadv", rotating)
         follow.poll()
     follow.settle()
     assert follow.journal.text() == {1: numbered(0, 60), 2: numbered(60, 200)}
+
+
+def aged(follow: Follow, path: Path, age_s: float) -> None:
+    """Last written ``age_s`` ago, by the test's clock."""
+    stamp = follow.clock.wall_ns() - int(age_s * 1e9)
+    os.utime(path, ns=(stamp, stamp))
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_killed_again_and_again_within_rotate_wait(follow: Follow, log: Path, old: bool) -> None:
+    """However short an agent lives, a rotated file that nobody wrote for ``rotate_wait`` gives its last line."""
+    append(log, b"the end")
+    follow.poll()
+    rotated = rename(log)
+    log.write_bytes(b"new\n")
+    for _ in range(3):
+        aged(follow, rotated, 6.0 if old else -3600.0)  # or a clock that was set back: the timer decides
+        follow.restart()
+        follow.settle(1)
+    assert follow.journal.text()[1] == numbered(0, 50) + (b"the end" if old else b"")
+    rotated.unlink()
+    follow.settle()
+    follow.restart()
+    follow.settle()
+    assert follow.journal.text() == {1: numbered(0, 50) + b"the end", 2: b"new\n"}
+    assert follow.journal.gaps() == []
