@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from jlogd.journal.model import Codec, JournalOptions, Sync
 from jlogd.runtime import settings as base
 from jlogd.runtime.addresses import Address, parse_address
+from jlogd.runtime.names import JOURNALS_MAX
 from jlogd.runtime.settings import (
     DirPath,
     Document,
@@ -25,6 +26,8 @@ from jlogd.runtime.settings import (
 )
 
 DEFAULT_PATH = Path("/etc/jlogd/jlogd.toml")
+# Linux writes dirty pages after 30 s (vm.dirty_expire_centisecs): twice that covers what a power cut takes away.
+PROOF_AGE_S = 60.0
 
 AddressField = Annotated[Address, BeforeValidator(parse_address)]
 
@@ -175,6 +178,7 @@ class AgentSettings(Document):
             codec=chosen.codec,
             sync=chosen.sync,
             subcluster=self.node.subcluster,
+            proof_age_s=PROOF_AGE_S,
         )
 
     def faults(self) -> Iterator[Fault]:
@@ -209,6 +213,8 @@ class AgentSettings(Document):
 
     def _tail_faults(self) -> Iterator[Fault]:
         names = self.journal_names()
+        if len(names) > JOURNALS_MAX:
+            yield ("tail",), f"{len(names)} journals: a node has at most {JOURNALS_MAX}; several paths may share one"
         for name in self.journals:
             if name not in names:
                 yield (

@@ -18,7 +18,6 @@ and the subscribers may be used from any thread.
 """
 
 import contextlib
-import itertools
 import os
 import secrets
 import threading
@@ -49,6 +48,7 @@ from jlogd.journal.model import (
 )
 from jlogd.journal.reader import Reader
 from jlogd.journal.recovery import History, Loaded, Recovery, load, tip_of
+from jlogd.journal.retention import oldest_needed
 from jlogd.journal.segment import list_segments, visible_segments
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError, UsageError
@@ -419,23 +419,20 @@ class Journal:
         self._store.remove(name)
 
     def retain(self) -> None:
-        """Remove the segments that every subscriber is past. Without subscribers everything is kept.
-
-        The newest segment always stays, so end, chain and source positions never go.
-        """
+        """Remove the segments that every subscriber is past (see ``retention``). Without subscribers all is kept."""
         checkpoints = [subscriber.checkpoint for subscriber in self._store.all()]
         if not checkpoints:
             return
-        needed = min(checkpoints)
         names = list_segments(self._fs, self.path)
         visible = visible_segments(names)
-        kept = [name for name, following in itertools.pairwise(visible) if following.first > needed]
-        kept += visible[-1:]
-        self._first = kept[0].first if kept else self._first
+        if not visible:
+            return
+        oldest = oldest_needed(visible, min(checkpoints), self._clock.wall_ns(), self.options)
+        self._first = visible[oldest].first
         with self._published:
             self._tip = Tip(Offset(self._first), self._tip.end, self._tip.chain, self._tip.terms)
         for name in names:
-            if name not in kept and name.first < self._first:
+            if name not in visible[oldest:] and name.first < self._first:
                 with contextlib.suppress(OSError):  # the next call tries again
                     self._fs.unlink(name.path, missing_ok=True)
                     self._fs.unlink(name.index_path, missing_ok=True)

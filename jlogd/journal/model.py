@@ -153,6 +153,8 @@ class JournalOptions:
     sync: Sync = "batch"
     sync_interval_s: float = 1.0  # sync = "interval": at most this much is lost with the power
     subcluster: str = "default"
+    proof_age_s: float = 0.0  # keep records this young although every subscriber has them …
+    proof_bytes: int = 128 << 20  # … at most so many bytes of segments (see ``retention``)
 
 
 @dataclass(frozen=True, slots=True)
