@@ -16,7 +16,7 @@ from jlogd.intake import Intake, JournalHistory, JournalParts
 from jlogd.journal import Journal
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
-from jlogd.runtime.errors import SettingsError, UsageError
+from jlogd.runtime.errors import JlogdError, SettingsError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import (
@@ -34,7 +34,7 @@ from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, TailSettings, load
 from jlogd.spool.owner import Owner
-from jlogd.status import running_status
+from jlogd.status import kept_journals, running_status
 from jlogd.subscribers import apply
 from jlogd.tail import Tailer, TailSpec
 
@@ -88,8 +88,13 @@ class Agent:
         )  # fmt: skip
 
     def _start_pipeline(self) -> None:
-        for name in self.settings.journal_names():
+        written = self.settings.journal_names()
+        for name in written:
             self.parts.append(self._open_journal(name))
+        for name in kept_journals(self.settings):
+            if name not in written:
+                self._open_abandoned(name)
+        self.parts.sort(key=lambda part: part.name)
         self._start_forwarders()
         for part in self.parts:
             part.worker.start()
@@ -110,6 +115,13 @@ class Agent:
         intake = Intake(name, journal, tailer, commit_delay_s=delay_s, metrics=self._metrics, clock=self._clock)
         worker = Worker(f"intake-{name}", lambda worker: intake.run(worker.stopping), self._fail)
         return JournalParts(name, journal, tailer, intake, worker)
+
+    def _open_abandoned(self, name: str) -> None:
+        """A journal whose [[tail]] was taken away: managers still get what they lack of it."""
+        try:
+            self.parts.append(self._open_journal(name))
+        except JlogdError as error:
+            log.error("journal %s, which no [[tail]] writes to, is not delivered: %s", name, error)  # noqa: TRY400 - for a person
 
     def _start_forwarders(self) -> None:
         journals = {part.name: part.journal for part in self.parts}
@@ -180,7 +192,12 @@ class Agent:
         _check_own_certificate(fresh)
         self._stop_pipeline(10.0)
         self.settings = fresh
-        self._start_pipeline()
+        try:
+            self._start_pipeline()
+        except JlogdError as error:
+            log.error("reload: %s; the old pipeline is gone: stopping", error)  # noqa: TRY400 - for a person
+            self._fail(error)  # running on without a pipeline would look healthy
+            return
         log.info("reload: %d journals, %d managers", len(self.parts), len(self.forwarders))
 
     def stop(self, deadline_s: float) -> None:

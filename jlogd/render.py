@@ -102,7 +102,10 @@ class RecordWriter:
 def copy_records(
     reader: Reader, writer: RecordWriter, wanted: RecordRange, *, first: int, end: int | None = None, where: str = ""
 ) -> list[Damage]:
-    """Write the wanted records of ``[first, end)``; gaps and damage go to stderr. Returns the damage. OSError."""
+    """Write the wanted records of ``[first, end)``; gaps and damage go to stderr. Returns the damage. OSError.
+
+    In JSON a gap is an object of the stream, and stderr holds errors only.
+    """
     known = len(reader.damage)
     damage: list[Damage] = []
     inside = replace(wanted, first=first, end=end)
@@ -110,7 +113,7 @@ def copy_records(
         gap = view.gap()
         if gap is not None:
             writer.write_gap(view)
-            if not is_damage_gap(reader, gap) and _concerns(gap, wanted):
+            if writer.mode != "json" and not is_damage_gap(reader, gap) and _concerns(gap, wanted):
                 note(gap_line(gap, where))
             continue
         try:
@@ -123,7 +126,7 @@ def copy_records(
     if end is None or end >= reader.end:
         damage += lost_tail(reader)
     for item in damage:
-        note(damage_line(item))
+        note_damage(damage_line(item), as_json=writer.mode == "json")
     return damage
 
 
@@ -135,8 +138,8 @@ def gap_line(gap: Gap, where: str = "") -> str:
     """A gap for people."""
     prefix = f"gap in {where}: " if where else "gap: "
     if gap.kind is GapKind.OFFSETS:
-        return f"{prefix}offsets {gap.first} to {gap.end} are not here: {gap.reason}"
-    return f"{prefix}{decode_path(gap.source)}, bytes {gap.first} to {gap.end} were gone: {gap.reason}"
+        return printable(f"{prefix}offsets {gap.first} to {gap.end} are not here: {gap.reason}")
+    return printable(f"{prefix}{decode_path(gap.source)}, bytes {gap.first} to {gap.end} were gone: {gap.reason}")
 
 
 def damage_line(damage: Damage) -> str:
@@ -170,6 +173,13 @@ def decode_path(path: bytes) -> str:
     return path.decode(errors="backslashreplace")
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters escaped: what others named must not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def mode_of(*, raw: bool, as_json: bool) -> Mode:
     """The mode that the flags ask for. UsageError when they contradict."""
     if raw and as_json:
@@ -187,6 +197,14 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def note_damage(text: str, *, as_json: bool) -> None:
+    """Damage on stderr: one line, or one JSON document."""
+    if as_json:
+        note_error(DamageError.reason, text)
+    else:
+        note(text)
+
+
 def note_error(reason: str, message: str) -> None:
     """An error for scripts, on stderr."""
     click.echo(json.dumps({"error": {"reason": reason, "message": message}}), err=True)
@@ -199,7 +217,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: drawn by rich on a terminal, plain aligned columns elsewhere. Numbers stand right."""
-    cells = [["-" if value is None else str(value) for value in row] for row in rows]
+    cells = [["-" if value is None else printable(str(value)) for value in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int) or row[i] is None for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
         # rich takes 0.1 s to import, and only people at a terminal want it

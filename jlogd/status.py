@@ -13,6 +13,7 @@ from jlogd.runtime.arguments import format_time
 from jlogd.runtime.clock import SYSTEM
 from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import JlogdError, UnavailableError
+from jlogd.runtime.names import is_name
 from jlogd.settings import AgentSettings
 from jlogd.spool.owner import read_owner
 from jlogd.tail import SourceStatus
@@ -59,9 +60,8 @@ def stopped_status(settings: AgentSettings) -> dict[str, Any]:
     journals: list[dict[str, Any]] = []
     subscribers: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
-    directory = settings.directory / "journals"
-    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    for name in names:
+    directory = journals_directory(settings)
+    for name in kept_journals(settings):
         try:
             view = inspect(directory / name, SYSTEM.wall_ns())
             known = committed_sources(directory / name)
@@ -80,7 +80,7 @@ def stopped_status(settings: AgentSettings) -> dict[str, Any]:
         "pid": None,
         "since": None,
         "journals": journals,
-        "sources": sources,
+        "sources": sorted(sources, key=lambda source: source["path"]),
         "subscribers": sorted(subscribers, key=lambda item: (item["name"], item["journal"])),
         "sessions": [],
         "warnings": _unlisted(settings, {item["name"] for item in subscribers}),
@@ -183,3 +183,10 @@ def dump(document: dict[str, Any]) -> str:
 def journals_directory(settings: AgentSettings) -> Path:
     """Where this node's journals are."""
     return settings.directory / "journals"
+
+
+def kept_journals(settings: AgentSettings) -> list[str]:
+    """Every journal on the disk, sorted, whether something still writes to it or not."""
+    directory = journals_directory(settings)
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted(path.name for path in found if is_name(path.name) and path.is_dir())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jlogd.journal import Journal, Offset, Subscriber
-from jlogd.runtime.arguments import parse_time_ns
+from jlogd.runtime.arguments import is_offset, parse_offset, parse_time_ns
 from jlogd.runtime.clock import SYSTEM
 from jlogd.runtime.errors import ConflictError, UsageError
 
@@ -67,8 +67,8 @@ def place(journal: Journal, at: str) -> Offset:
         if other is None:
             raise UsageError(f"no subscriber {at.removeprefix('like:')} to take the place from")
         return other.checkpoint
-    if at.isdigit():
-        offset = int(at)
+    if is_offset(at):
+        offset = parse_offset(at)
         if not journal.first <= offset <= journal.end:
             raise UsageError(f"offset {offset} is outside of what is kept, [{journal.first}, {journal.end}]")
         return Offset(offset)

@@ -7,6 +7,7 @@ from typing import Any
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import UnavailableError
+from jlogd.runtime.names import is_name
 from jlogd.spool.owner import read_owner
 from managerd.settings import ManagerSettings
 
@@ -78,4 +79,5 @@ def silent_nodes(data: Path) -> list[dict[str, Any]]:
 
 
 def _directories(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+    """Directories that may be a node's or a journal's; others (``lost+found``) are not ours."""
+    return sorted(entry for entry in path.iterdir() if is_name(entry.name) and entry.is_dir()) if path.is_dir() else []

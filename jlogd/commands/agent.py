@@ -9,8 +9,8 @@ import click
 
 from jlogd.render import format_bytes, json_option, note, print_table
 from jlogd.runtime import logs
+from jlogd.runtime.arguments import parse_timeout_s
 from jlogd.runtime.errors import DeadlineError, UnavailableError
-from jlogd.runtime.settings import parse_duration
 from jlogd.settings import DEFAULT_PATH, load
 from jlogd.status import dump, status
 
@@ -106,7 +106,7 @@ def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
       jlogd drain --timeout 5m && systemctl stop jlogd
     """
     settings = load(settings_path)
-    deadline = None if timeout is None else time.monotonic() + parse_duration(timeout)
+    deadline = None if timeout is None else time.monotonic() + parse_timeout_s(timeout)
     while True:
         document = status(settings)
         names = {link.subscriber for link in settings.manager}

@@ -15,6 +15,7 @@ from jlogd.runtime.arguments import RecordRange, range_options
 from jlogd.runtime.clock import SYSTEM
 from jlogd.runtime.errors import DamageError
 from jlogd.settings import load
+from jlogd.status import journals_directory, kept_journals
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -42,15 +43,15 @@ def list_journals(settings_path: Path, *, as_json: bool) -> int:
       jlogd journal ls
       jlogd journal ls --json | jq -r '.journals[].dir'
     """
-    directory = load(settings_path).directory / "journals"
-    names = sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    settings = load(settings_path)
+    directory = journals_directory(settings)
     views, broken = [], False
-    for path in names:
+    for name in kept_journals(settings):
         try:
-            views.append(inspect(path, SYSTEM.wall_ns()))
+            views.append(inspect(directory / name, SYSTEM.wall_ns()))
         except DamageError as error:
             broken = True
-            render.note(f"damage: {error}")
+            render.note_damage(f"damage: {error}", as_json=as_json)
     if as_json:
         documents = [
             {

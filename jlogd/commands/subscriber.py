@@ -14,7 +14,7 @@ from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import UsageError
 from jlogd.settings import AgentSettings, load
 from jlogd.spool.owner import Owner, read_owner
-from jlogd.status import dump, status
+from jlogd.status import dump, journals_directory, kept_journals, status
 from jlogd.subscribers import apply
 
 journal_option = click.option("--journal", metavar="GLOB", default="*", show_default=True, help="Which journals.")
@@ -133,9 +133,8 @@ def _opened(settings: AgentSettings) -> Iterator[dict[str, Journal]]:
     """The journals of a stopped node, under its lock."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(Owner.acquire(settings.directory, settings.node.name))
-        directory = settings.directory / "journals"
-        names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+        directory = journals_directory(settings)
         yield {
             name: stack.enter_context(Journal.open(directory / name, options=settings.journal_options(name)))
-            for name in names
+            for name in kept_journals(settings)
         }

@@ -19,13 +19,14 @@ from jlogd.forward.epochs import EpochStore
 from jlogd.forward.events import Identity
 from jlogd.forward.history import Source
 from jlogd.forward.link import LOST, Link, Outcome
-from jlogd.forward.messages import FOR_A_PERSON, JOURNALS_MAX
+from jlogd.forward.messages import FOR_A_PERSON
 from jlogd.journal import Journal
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.certificates import diagnose
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import JlogdError, SettingsError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.names import JOURNALS_MAX
 from jlogd.runtime.rpc import TlsFiles, open_channel
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, ManagerLink

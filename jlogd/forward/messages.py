@@ -12,13 +12,12 @@ from enum import Enum
 
 from jlogd.journal.model import Offset, Term
 from jlogd.runtime.errors import JlogdError
-from jlogd.runtime.names import is_name
+from jlogd.runtime.names import JOURNALS_MAX, is_name
 
 PROTOCOL = 1
 ZERO = Offset(0)
 ID_LENGTH = 16
 CHAIN_LENGTH = 16
-JOURNALS_MAX = 256  # a node's journals are purposes (syslog, audit, …), not files
 TERMS_MAX = 1024  # per journal in one message
 TERMS_TOTAL_MAX = 65536  # of all journals in one message: 28 bytes each, so Welcome stays below 2 MiB
 TEXT_MAX = 255  # host name, machine id, subcluster, one capability

@@ -15,12 +15,15 @@ import click
 
 from jlogd.runtime.errors import UsageError
 from jlogd.runtime.names import NAME_RULE, is_name
+from jlogd.runtime.settings import parse_duration
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 OFFSET_END = 1 << 64
+TIMEOUT_S_MAX = 3660 * 86_400.0  # ten years; also the most that a settings file may say
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SECONDS = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _UNIT_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9}
 _RFC3339 = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[Tt ](\d{2}:\d{2}(?::\d{2})?)(?:\.(\d{1,9})\d*)?\s?([Zz]|[+-]\d{2}:\d{2})?)?", re.ASCII
@@ -34,9 +37,26 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
+def is_offset(text: str) -> bool:
+    """True for a bare integer, which is an offset wherever a time could stand as well."""
+    return text.isascii() and text.isdigit()
+
+
+def parse_timeout_s(text: str) -> float:
+    """A duration in seconds, as in settings files: ``10s``, ``5m``, or a bare number of seconds."""
+    number = _SECONDS.fullmatch(text)
+    try:
+        seconds = parse_duration(float(text) if number else text)
+    except ValueError:
+        seconds = float("inf")
+    if seconds > TIMEOUT_S_MAX:
+        raise UsageError(f"{text!r} is not a duration: write seconds, or 500ms, 10s, 5m, 2h")
+    return seconds
+
+
 def parse_offset(text: str) -> int:
     """An offset: 0 ≤ offset < 2**64."""
-    if not (text.isascii() and text.isdigit()) or int(text) >= OFFSET_END:
+    if not is_offset(text) or len(text.lstrip("0")) > len(str(OFFSET_END)) or int(text) >= OFFSET_END:
         raise UsageError(f"{text!r} is not an offset: write a whole number, 0 or more")
     return int(text)
 
@@ -46,7 +66,10 @@ def parse_time_ns(text: str, now_ns: int) -> int:
     if text.isdigit():
         raise UsageError(f"{text!r} is an offset, not a time: use --from or --to, or write {text}s for seconds ago")
     if ago := _DURATION.fullmatch(text):
-        return now_ns - int(float(ago[1]) * _UNIT_NS[ago[2]])
+        try:
+            return now_ns - int(float(ago[1]) * _UNIT_NS[ago[2]])
+        except OverflowError:
+            raise UsageError(f"{text[:40]!r} is not a time: no clock goes back so far") from None
     found = _RFC3339.fullmatch(text)
     if found:
         day, clock, fraction, zone = found.groups()

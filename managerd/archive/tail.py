@@ -33,10 +33,17 @@ class Follower:
         self._look()
         for part in self._opened.parts:
             start = self._next.get(part.incarnation.path, part.first)
-            end = part.end_now
+            end = part.end_now if self._wanted.end is None else min(part.end_now, self._wanted.end)
             if start < end:
                 self._next[part.incarnation.path] = end
                 yield part, start, end
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more can be wanted: the last part has been given up to its bound."""
+        if self._wanted.end is None or not self._opened.parts:
+            return False
+        return self._next.get(self._opened.parts[-1].incarnation.path, 0) >= self._wanted.end
 
     def close(self) -> None:
         """Close the readers."""

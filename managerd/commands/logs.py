@@ -29,7 +29,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _GrepCommand(click.Command):
-    """``-c`` is grep's count and everybody's settings file: it is the latter when an existing file follows it."""
+    """``-c`` is grep's count and everybody's settings file: the latter when a file, or a .toml's name, follows it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give the settings file its own word."""
@@ -37,7 +37,7 @@ class _GrepCommand(click.Command):
         for at, word in enumerate(words[:-1]):
             if word == "--":
                 break
-            if word == "-c" and Path(words[at + 1]).is_file():
+            if word == "-c" and (Path(words[at + 1]).is_file() or words[at + 1].endswith(".toml")):
                 words[at] = "--settings"
         return super().parse_args(ctx, words)
 
@@ -89,7 +89,7 @@ def list_all(settings_path: Path, *, as_json: bool) -> int:
         try:
             incarnations = _incarnation_documents(log)
         except DamageError as error:
-            render.note(f"damage: {log}: {error}")
+            render.note_damage(f"damage: {log}: {error}", as_json=as_json)
             broken = True
             continue
         if incarnations:
@@ -201,7 +201,7 @@ def tail(
                             part.reader, writer, wanted, first=low, end=high, where=str(part.log)
                         )
                 out.flush()
-                if no_follow:
+                if no_follow or all(follower.done for follower in followers):
                     break
                 time.sleep(render.FOLLOW_POLL_S)
     except KeyboardInterrupt:
@@ -226,7 +226,7 @@ def tail(
     type=click.Path(path_type=Path),
     default=DEFAULT_PATH,
     show_default=True,
-    help="The settings file; '-c FILE' as well when FILE exists.",
+    help="The settings file; '-c FILE' as well.",
 )
 @_record_options
 def grep(*, settings_path: Path, patterns: tuple[str, ...], **options: Any) -> int:
@@ -279,7 +279,7 @@ def _grep(chosen: list[Log], options: dict[str, Any]) -> int:
                 out.write(_count(log, search.found - before, label, as_json=options["as_json"]))
     progress.close()
     for item in search.damage:
-        render.note(render.damage_line(item))
+        render.note_damage(render.damage_line(item), as_json=options["as_json"])
     return GREP_ERROR if search.damage else int(search.found == 0)
 
 
