@@ -4,12 +4,15 @@ gRPC says only "handshake failed"; ``diagnose`` repeats the handshake with the s
 library and gives one clear line. It is for messages, never for decisions.
 """
 
+import logging
 import socket
 import ssl
 from pathlib import Path
 
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.rpc import MANAGER_SERVER_NAME, TlsFiles, split_address
+
+log = logging.getLogger(__name__)
 
 DIAGNOSE_TIMEOUT_S = 3.0
 _EXPIRED, _NOT_YET, _HOST = 10, 9, 62  # X509_V_ERR_* of openssl
@@ -85,8 +88,8 @@ def _verification(address: str, error: ssl.SSLCertVerificationError, tls: TlsFil
 class DenyList:
     """Fingerprints (SHA-256 of the DER, hex) that are refused: one a line, ``#`` begins a comment.
 
-    Read again whenever the file changes; a file that is not there denies nobody, one that cannot
-    be read keeps what was known. For one thread.
+    Read again whenever the file changes. One that went away or cannot be read keeps what was known,
+    with a warning: who was refused stays refused. To deny nobody, empty the file. For one thread.
     """
 
     def __init__(self, path: Path | None, *, fs: FileSystem = OS) -> None:
@@ -95,6 +98,7 @@ class DenyList:
         self._fs = fs
         self._stamp: tuple[int, int, int] | None = None
         self._denied: frozenset[str] = frozenset()
+        self._unreadable = False  # said once
 
     def denies(self, fingerprint: str) -> bool:
         """Whether the file, as it is now, lists ``fingerprint``."""
@@ -107,14 +111,15 @@ class DenyList:
         try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if stamp == self._stamp:
+            if stamp == self._stamp and not self._unreadable:
                 return
             with self._fs.open_read(self._path) as file:
                 text = file.pread(16 << 20, 0).decode(errors="replace")
-        except FileNotFoundError:
-            self._stamp, self._denied = None, frozenset()
+        except OSError as error:
+            if not self._unreadable:
+                log.warning("%s cannot be read (%s): the deny list stays as it was", self._path, error.strerror)
+            self._unreadable = True
             return
-        except OSError:
-            return
+        self._unreadable = False
         words = (line.split("#")[0].strip().lower().replace(":", "") for line in text.splitlines())
         self._stamp, self._denied = stamp, frozenset(word for word in words if word)

@@ -28,6 +28,7 @@ from jlogd.v1 import deliver_pb2 as pb
 
 MANAGER_SERVER_NAME = "manager.jlogd"
 MESSAGE_MAX = (4 << 20) + (64 << 10)  # 4 MiB of frames and what stands around them
+STREAMS_MAX = 16  # of one connection; a node has one, and one that is ending
 KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 DELIVER_METHOD = "/jlogd.v1.DeliverService/Deliver"
@@ -86,6 +87,7 @@ def server_options() -> Options:
         *_COMMON,
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),  # nodes ping as often as we do
         ("grpc.so_reuseport", 0),  # a second manager on the port must fail, not share it
+        ("grpc.max_concurrent_streams", STREAMS_MAX),
     ]
 
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 3.0  # how long a refusal may take to leave
 HELLO_S = 15.0  # a stream that says nothing is closed
+UNREAD_S = 30.0  # so is one whose node does not read
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -253,7 +254,8 @@ class LiveSession:
             await self._changed.wait()
             self._changed.clear()
             while self._out and not self._over:
-                await context.write(response_to_pb(self._out.popleft()))
+                if not await self._written(context, self._out.popleft()):
+                    return
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 while self._out:
@@ -263,6 +265,15 @@ class LiveSession:
         if self._error is not None:
             context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
             context.set_details(self._error)
+
+    async def _written(self, context: Context, message: ToNode) -> bool:
+        """False when the node does not read: what it is told would gather here without end."""
+        try:
+            await asyncio.wait_for(context.write(response_to_pb(message)), UNREAD_S)
+        except TimeoutError:
+            log.warning("%s: does not read what it is told for %g s: session ended", self._who(), UNREAD_S)
+            return False
+        return True
 
     def _leave(self) -> None:
         if self._core.state is not State.ENDED:

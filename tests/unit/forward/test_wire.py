@@ -103,7 +103,7 @@ def test_a_container_comes_apart_as_it_was_put_together(frames: list[tuple[int, 
 
 
 def test_the_deny_list_follows_its_file(tmp_path: Path) -> None:
-    """Comments, case, colons; a change is seen at the next question, a file that went denies nobody."""
+    """Comments, case, colons; a change is seen at the next question, a file that went leaves everybody denied."""
     path = tmp_path / "deny"
     deny = DenyList(path)
     assert not deny.denies("ab")
@@ -115,6 +115,11 @@ def test_the_deny_list_follows_its_file(tmp_path: Path) -> None:
     assert deny.denies("ef")
     assert not deny.denies("abcd")
     path.unlink()
+    assert deny.denies("ef")
+    path.mkdir()
+    assert deny.denies("ef")
+    path.rmdir()
+    path.write_text("")
     assert not deny.denies("ef")
 
 
