@@ -252,3 +252,37 @@ def test_a_removed_manager_keeps_its_data_with_a_warning(fleet: Fleet, log: Path
     assert node.status()["warnings"] == []
     assert m2.answers()
     assert compare_whole(m1.archive("n1", "app"), log) == ""
+
+
+def test_a_journal_whose_tail_was_taken_away_is_still_delivered(fleet: Fleet, log: Path) -> None:
+    """A manager that was away meanwhile gets it, `drain` waits for it, `status` shows it."""
+    node, (manager,) = pair(fleet, log)
+    text = node.settings.read_text()
+    other = log.with_name("other.log")
+    other.write_bytes(block(b"old", 0, 300, POOL))
+    node.settings.write_text(text + f'\n[[tail]]\njournal = "aged"\npaths = ["{other}"]\n')
+    node.start()
+    node.ready()
+    until(lambda: [j["end"] for j in node.status()["journals"]] == [300, 2000], 20, "all is journalled")
+    node.settings.write_text(text)
+    node.signal(signal.SIGHUP)
+    until(lambda: [s["path"] for s in node.status()["sources"]] == [str(log)], 20, "the reload is taken")
+    assert [j["name"] for j in node.status()["journals"]] == ["aged", "app"]
+    assert "aged" in node.command("drain", "--timeout", "100ms").err
+    manager.start()
+    assert node.command("drain", "--timeout", "20s").code == 0
+    assert compare_whole(manager.archive("n1", "aged"), other) == ""
+
+
+def test_a_reload_that_cannot_open_its_journals_stops_the_daemon(fleet: Fleet, log: Path) -> None:
+    """It never runs on without a pipeline; the exit code and the last line say why."""
+    node, _ = pair(fleet, log)
+    node.start()
+    node.ready()
+    text = node.settings.read_text()
+    (node.spool / "n1" / "journals" / "new").write_text("in the way\n")
+    node.settings.write_text(text + f'\n[[tail]]\njournal = "new"\npaths = ["{log}x"]\n')
+    node.signal(signal.SIGHUP)
+    assert node.wait(20) == 1, node.tail()
+    assert "new" in node.tail()
+    assert "Traceback" not in node.tail()
