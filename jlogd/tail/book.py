@@ -90,6 +90,12 @@ class Book:
             out.append(generation.finish())
         self.finish(generation, out)
 
+    def ambiguous(self, generation: Generation, out: list[Item]) -> None:
+        """Either it goes on in its file, or a successor there began with the same bytes, which then are missing."""
+        end = generation.position + len(generation.partial)
+        gap = Gap(GapKind.SOURCE, 0, end, "ambiguous", None, end, self.path, generation.number)
+        out.append(Missing(gap))
+
     def forget(self, generation: Generation, out: list[Item]) -> None:
         """Drop the memory of a generation, durably."""
         out.append(generation.note(RunFlags.FORGET))

@@ -23,7 +23,7 @@ from jlogd.tail.generation import ContentChanged, Generation
 from jlogd.tail.late import LateWatch
 from jlogd.tail.model import FollowState, History, Item, Lines, SourceStatus, TailSpec
 from jlogd.tail.resolver import Resolver
-from jlogd.tail.rotation import inode_of
+from jlogd.tail.rotation import MovedError, inode_of
 from jlogd.tail.sourcefs import SourceFs, refusal
 
 ACTIVE_S = 1.0  # a source that gave something this recently is looked at again soon
@@ -148,6 +148,10 @@ class Follower:
 
     def _drain(self, now_s: float, budget: Budget, buffer: bytearray, out: list[Item]) -> bool:
         """Read open generations to their ends, oldest first; True when the budget is used up."""
+
+        def confirm(one: Generation) -> bool:
+            return self._resolver.confirm(one, out)
+
         for number in list(self.book.active):
             generation = self.book.generations[number]
             if generation.unchanged():
@@ -155,11 +159,14 @@ class Follower:
                 continue
             waiting = len(generation.partial)
             try:
-                while block := generation.read_block(buffer, self._clock):
+                while block := generation.read_block(buffer, self._clock, confirm):
                     self._gave(block, now_s, generation, out)
                     budget.left -= len(block.body)
                     if budget.left <= 0:
                         return True
+            except MovedError:
+                self.due_s = now_s  # names are moving: look again at once
+                continue
             except (ContentChanged, *BROKEN):
                 self._lost(generation, now_s)
                 continue

@@ -5,18 +5,22 @@ begins at the bytes just before it and compares them; what differs raises
 ``ContentChanged`` and gives nothing out. No Python runs per line.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from jlogd.journal.model import Run, RunFlags
 from jlogd.runtime.clock import Clock
 from jlogd.tail.content import Content, PlainContent
 from jlogd.tail.model import LINES_MAX, Lines, Note
-from jlogd.tail.position import TAIL_MAX, Cursor, Ladder, PositionState, StateFlags
+from jlogd.tail.position import HEAD_MAX, TAIL_MAX, Cursor, Ladder, PositionState, StateFlags
 
 BUFFER_BYTES = TAIL_MAX + LINES_MAX
 # Kernels stamp files in steps of up to 10 ms: content that changed that soon after a look may carry the same stamp
 # (git calls such entries racy). A stamp is trusted when the content was compared again this long after its first sight.
 RACY_S = 0.03
+
+
+Confirm = Callable[["Generation"], bool]
 
 
 class ContentChanged(Exception):
@@ -103,11 +107,12 @@ class Generation:
             return 0.0
         return max(0.0, (wall_ns - self.content.status().st_mtime_ns) / 1e9)
 
-    def read_block(self, buffer: bytearray, clock: Clock) -> Lines | None:
+    def read_block(self, buffer: bytearray, clock: Clock, confirm: Confirm) -> Lines | None:
         """The next complete lines or piece of a long line; None when there is nothing complete.
 
-        ``buffer`` is scratch of ``BUFFER_BYTES``. Raises ``ContentChanged`` and what
-        ``content`` raises.
+        ``buffer`` is scratch of ``BUFFER_BYTES``. ``confirm`` is asked, after the read, when
+        the bytes before prove little. Raises ``ContentChanged`` and what ``content`` and
+        ``confirm`` raise; then nothing was taken.
         """
         content, cursor = self.content, self.cursor
         assert content is not None
@@ -118,7 +123,6 @@ class Generation:
             mark = (status.st_size, status.st_mtime_ns)
             if status.st_size < cursor.position:
                 raise ContentChanged
-            self.seen = max(self.seen, status.st_size)
         before = b"" if content.compressed else cursor.tail
         view = memoryview(buffer)
         got = content.read_into(view[: len(before) + LINES_MAX], cursor.position - len(before))
@@ -126,7 +130,10 @@ class Generation:
             raise ContentChanged
         if self.partial and not buffer.startswith(self.partial, len(before)):
             raise ContentChanged
-        self.seen = max(self.seen, cursor.position - len(before) + got)
+        proven = len(before) + len(self.partial)
+        if 0 < proven < HEAD_MAX and got > proven and not confirm(self):
+            raise ContentChanged
+        self.seen = max(self.seen, mark[0], cursor.position - len(before) + got)
         length, flags = _cut(buffer, len(before), got, self.piece_max)
         if not length:
             self.partial = bytes(view[len(before) : got])

@@ -10,7 +10,8 @@ before its rotated siblings.
   Unknown files older than a known one were there before we were, and are left alone.
 * Files with few bytes in common prove little (equal headers): a generation that is final,
   or still held open, is recognised under another inode only by its exact end or by at
-  least ``HEAD_MAX`` bytes.
+  least ``HEAD_MAX`` bytes; one that is not the newest comes back to the path itself only by
+  the latter (inodes are given out again). ``doubt`` has what siblings can tell.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +41,12 @@ class Known:
     final: bool
     skipped: bool
     open: bool  # a descriptor on its content is held
+    newest: bool = True  # no generation is newer
+
+    @property
+    def short(self) -> bool:
+        """Whether what was read of it may be a header that all generations share."""
+        return self.position < HEAD_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +56,25 @@ class Candidate:
     dev: int
     ino: int
     current: bool  # it stands at the path itself
+    compressed: bool = False
 
 
 @dataclass(slots=True)
 class Verdict:
-    """``assigned``: generation → candidate index. ``fresh``: candidate indices, oldest first."""
+    """``assigned``: generation → candidate index. ``fresh``: candidate indices, oldest first.
+
+    ``ambiguous``: generations that go on at the path, or whose successor there began with the very same bytes.
+    """
 
     assigned: dict[int, int] = field(default_factory=dict)
     fresh: list[int] = field(default_factory=list)
     unsure: list[int] = field(default_factory=list)
+    ambiguous: set[int] = field(default_factory=set)
+    duplicates: dict[int, int] = field(default_factory=dict)  # candidate index → generation: second copies
 
 
 Prove = Callable[[Known, Candidate], Proof]
+Reconsider = Callable[[Verdict], None]
 
 
 def same_inode(known: Known, candidate: Candidate) -> bool:
@@ -73,7 +87,7 @@ def accepts(known: Known, candidate: Candidate, proof: Proof) -> bool:
     if proof in (Proof.NO, Proof.UNSURE) or (known.skipped and candidate.current):
         return False  # what comes back to the path itself is followed, whatever it was
     if same_inode(known, candidate):
-        return True
+        return known.newest or not (known.short and candidate.current)
     if known.open and candidate.current:
         return known.position >= HEAD_MAX
     if known.open or known.final:
@@ -81,8 +95,13 @@ def accepts(known: Known, candidate: Candidate, proof: Proof) -> bool:
     return True
 
 
-def judge(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove) -> Verdict:
-    """Assign files to generations; ``candidates`` newest first, the path itself (if it exists) at index 0."""
+def judge(
+    known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, reconsider: Reconsider = lambda _: None
+) -> Verdict:
+    """Assign files to generations; ``candidates`` newest first, the path itself (if it exists) at index 0.
+
+    ``reconsider`` may move a generation to an older file, or to none, before the rest is called fresh.
+    """
     verdict = Verdict()
     newest_known_first = sorted(known, key=lambda one: -one.number)
     taken: dict[int, int] = {}
@@ -97,19 +116,22 @@ def judge(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove)
                 break
             if proof is Proof.UNSURE and index not in verdict.unsure:
                 verdict.unsure.append(index)
+    reconsider(verdict)  # before anything is placed by content: a reused inode may hide the file of another
+    taken = {index: number for number, index in verdict.assigned.items()}
     siblings = [index for index, candidate in enumerate(candidates) if not candidate.current]
     path_itself = [index for index, candidate in enumerate(candidates) if candidate.current]
-    duplicates: set[int] = set()
     for index in siblings + path_itself:
         lost = any(not one.final and not one.open and one.number not in verdict.assigned for one in known)
         if index in taken or (not lost and taken and index > min(taken)):
             continue
-        _place(index, candidates[index], newest_known_first, prove, verdict, taken, duplicates)
+        _place(index, candidates[index], newest_known_first, prove, verdict, taken)
+    reconsider(verdict)
+    taken = {index: number for number, index in verdict.assigned.items()}
     newest_taken = min(taken, default=len(candidates))
     verdict.fresh = [
         index
         for index in range(newest_taken - 1, -1, -1)
-        if index not in taken and index not in duplicates and index not in verdict.unsure
+        if index not in taken and index not in verdict.duplicates and index not in verdict.unsure
     ]
     return verdict
 
@@ -121,7 +143,6 @@ def _place(
     prove: Prove,
     verdict: Verdict,
     taken: dict[int, int],
-    duplicates: set[int],
 ) -> None:
     """Find the generation of one file whose inode says nothing."""
     for one in newest_known_first:
@@ -137,5 +158,5 @@ def _place(
             taken[index] = one.number
             return
         if not candidate.current and one.position and (proof is Proof.EXACT or one.position >= HEAD_MAX):
-            duplicates.add(index)  # a second copy of something known
+            verdict.duplicates[index] = one.number  # a second copy of something known
             return

@@ -12,6 +12,7 @@ from jlogd.tail.book import Book
 from jlogd.tail.content import BROKEN
 from jlogd.tail.generation import Generation
 from jlogd.tail.model import Item
+from jlogd.tail.position import HEAD_MAX
 from jlogd.tail.proof import resume, starts_like
 from jlogd.tail.rotation import FoundFile
 from jlogd.tail.sourcefs import SourceFs
@@ -44,7 +45,13 @@ class LateWatch:
             unknown.pop((one.dev, one.ino), None)
         for one in closed[-WATCHED:]:
             file = by_inode.get((one.dev, one.ino))
-            if file and not one.skipped and not file.compression and file.status.st_size > max(one.seen, one.position):
+            if (
+                file
+                and not one.skipped
+                and self._in_order(one, file, found)
+                and not file.compression
+                and file.status.st_size > max(one.seen, one.position)
+            ):
                 self._reopen(one, file, now_s)
         for one in closed:
             file = by_inode.get((one.dev, one.ino))
@@ -53,6 +60,14 @@ class LateWatch:
             elif one.content is None and not self._compressed_form(one, unknown, out):
                 self._absent(one, now_s, out, compressed_unknown=any(other.compression for other in unknown.values()))
         self._book.trim(out)
+
+    def _in_order(self, one: Generation, file: FoundFile, found: list[FoundFile]) -> bool:
+        """Whether no newer generation stands in an older file: where little is proven, an inode may be reused."""
+        if one.position >= HEAD_MAX:
+            return True
+        older = {other.inode for other in found[found.index(file) + 1 :]}
+        return not any((other.dev, other.ino) in older for number, other in self._book.generations.items()
+                       if number > one.number)  # fmt: skip
 
     def _current_inode(self) -> Inode | None:
         if self._book.current is None:

@@ -11,6 +11,7 @@ from jlogd.tail.identity import Proof
 from jlogd.tail.position import BLOCK, Cursor, Ladder, PositionState, PrefixHash, StateFlags, digest
 
 SKIP_PROOF = 64 << 10  # bytes that identify a generation that is never read; equal headers are shorter
+COMPARE_MAX = 16 << 20  # files that are equal so far are not told apart by what follows
 _STEP = 256 << 10
 
 
@@ -85,9 +86,9 @@ Runs = Iterator[tuple[Run, Callable[[], bytes]]]
 
 
 def is_beginning(one: Content, other: Content) -> bool:
-    """Whether ``other`` begins with all of ``one``."""
+    """Whether ``other`` begins with all of ``one``, as far as ``COMPARE_MAX`` bytes tell."""
     position = 0
-    while piece := one.read(_STEP, position):
+    while position < COMPARE_MAX and (piece := one.read(_STEP, position)):
         if other.read(len(piece), position) != piece:
             return False
         position += len(piece)

@@ -14,18 +14,20 @@ from functools import partial
 from jlogd.tail import rotation
 from jlogd.tail.book import Book
 from jlogd.tail.content import BROKEN, Content, PlainContent
+from jlogd.tail.doubt import reconsider
 from jlogd.tail.generation import Generation
 from jlogd.tail.identity import Candidate, Known, Proof, Verdict, judge, same_inode
 from jlogd.tail.model import History, Item, TailSpec
 from jlogd.tail.position import HEAD_MAX, Cursor, StateFlags
 from jlogd.tail.proof import Runs, common_end, hashed_to, is_beginning, prove, resume, skipped, starts_like
-from jlogd.tail.rotation import FoundFile, MovedError
+from jlogd.tail.rotation import FoundFile, FoundFiles, MovedError
 from jlogd.tail.sourcefs import SourceFs, refusal
 
 SETTLE_MAX_S = 1.0  # a generation must stay unfound this long: names move while we look
 ASK_AGAIN_S = 0.05
 UNSURE_GIVE_UP_S = 30.0  # a sibling that stays unreadable or half compressed this long is left out, with an error
 REMEMBERED_MAX = 32  # siblings that are remembered as skipped; older ones are recognised by being older
+COPY_STEP_MIN = 4096  # programs copy files by a page at least
 END_LOOK_BACK = 64 << 10  # start_at = "end": where the last begun line is looked for
 
 
@@ -39,39 +41,6 @@ class Outcome:
     unreadable: bool = False  # the path itself
 
 
-class _Files:
-    """The found files and their contents, opened when first asked for."""
-
-    def __init__(self, fs: SourceFs, found: list[FoundFile], stack: ExitStack) -> None:
-        self.found = found
-        self._fs, self._stack = fs, stack
-        self._contents: dict[int, Content] = {}
-        self.problems: dict[int, str] = {}
-
-    def content(self, index: int) -> Content:
-        """Raises ``MovedError``, and OSError when the file cannot be opened."""
-        if index not in self._contents:
-            try:
-                content = rotation.open_content(self._fs, self.found[index])
-            except FileNotFoundError as error:
-                raise MovedError from error
-            except OSError as error:
-                self.problems[index] = error.strerror or str(error)
-                raise
-            if content is None:
-                raise MovedError
-            self._contents[index] = self._stack.enter_context(closing(content))
-        return self._contents[index]
-
-    def take(self, index: int) -> Content:
-        """An own, newly opened content for a generation to keep."""
-        self.content(index)
-        content = rotation.open_content(self._fs, self.found[index])
-        if content is None:
-            raise MovedError
-        return content
-
-
 class Resolver:
     """Resolve one path's generations; state between calls is only what has not settled yet."""
 
@@ -83,18 +52,42 @@ class Resolver:
         self._truncated: tuple[int, int] | None = None  # the path's inode, if it held another content before
         self._unfound_since_s: float | None = None
         self._unsure_since_s: float | None = None
+        self._confirmed: object = None  # the siblings as they were when they said nothing against the path's file
 
     def resolve(self, now_s: float, out: list[Item]) -> Outcome:
         """Decide and act; raises OSError when a directory cannot be listed."""
         try:
             with ExitStack() as stack:
                 found = self._find()
-                files = _Files(self._fs, found, stack)
+                files = FoundFiles(self._fs, found, stack)
                 if not self._book.generations:
                     return self._first_sight(files, now_s, out)
                 return self._resolve(files, now_s, out)
         except MovedError:
             return Outcome(retry_s=ASK_AGAIN_S)
+
+    def confirm(self, generation: Generation, out: list[Item]) -> bool:
+        """Whether the open file, which has grown, still is ``generation`` of which only a header's worth was read.
+
+        Raises ``MovedError`` when it is too early to tell, OSError when a directory cannot be listed.
+        """
+        found = self._find()
+        siblings = [(file.inode, file.status.st_size, file.status.st_mtime_ns) for file in found if not file.current]
+        look = (generation.number, siblings)
+        at = next((at for at, file in enumerate(found) if file.inode == (generation.dev, generation.ino)), len(found))
+        if not found[at + 1 :] or look == self._confirmed:
+            return True
+        with ExitStack() as stack:
+            verdict = self._judge(FoundFiles(self._fs, found, stack))
+        if verdict.assigned.get(generation.number) != at:
+            return False
+        self._say_ambiguous(verdict, out)
+        self._confirmed = look
+        return True
+
+    def _say_ambiguous(self, verdict: Verdict, out: list[Item]) -> None:
+        for number in verdict.ambiguous:
+            self._book.ambiguous(self._book.generations[number], out)
 
     def begins_like(self, generation: Generation, path: bytes) -> bool:
         """Whether the file at ``path`` has the generation's head."""
@@ -121,7 +114,7 @@ class Resolver:
 
     # -- the first time -------------------------------------------------------------------------------------------
 
-    def _first_sight(self, files: _Files, now_s: float, out: list[Item]) -> Outcome:
+    def _first_sight(self, files: FoundFiles, now_s: float, out: list[Item]) -> Outcome:
         """Rotated siblings were there before us: skip and remember them; begin with what the path holds."""
         outcome = Outcome()
         current = bool(files.found) and files.found[0].current
@@ -145,14 +138,14 @@ class Resolver:
         self._cold = False
         return outcome
 
-    def _readable(self, files: _Files, outcome: Outcome) -> Content | None:
+    def _readable(self, files: FoundFiles, outcome: Outcome) -> Content | None:
         try:
             return files.content(0)
         except OSError:
             outcome.problem, outcome.unreadable, outcome.retry_s = files.problems[0], True, 1.0
             return None
 
-    def _remember_skipped(self, files: _Files, index: int, out: list[Item]) -> None:
+    def _remember_skipped(self, files: FoundFiles, index: int, out: list[Item]) -> None:
         file = files.found[index]
         try:
             position, state = skipped(files.content(index), *file.inode)
@@ -166,7 +159,7 @@ class Resolver:
 
     # -- later ----------------------------------------------------------------------------------------------------
 
-    def _resolve(self, files: _Files, now_s: float, out: list[Item]) -> Outcome:
+    def _resolve(self, files: FoundFiles, now_s: float, out: list[Item]) -> Outcome:
         outcome = Outcome()
         if files.found and files.found[0].current:
             self._readable(files, outcome)
@@ -189,6 +182,7 @@ class Resolver:
         for one in lost:
             self._book.missing(one, "vanished", out)
             outcome.progress = True
+        self._say_ambiguous(verdict, out)
         for number, index in sorted(verdict.assigned.items()):
             outcome.progress |= self._settle(files, self._book.generations[number], index, now_s, out)
         for index in verdict.fresh:
@@ -197,12 +191,15 @@ class Resolver:
         self._cold = False
         return outcome
 
-    def _judge(self, files: _Files) -> Verdict:
+    def _judge(self, files: FoundFiles) -> Verdict:
         known = [
-            Known(one.number, one.dev, one.ino, one.position, one.final, one.skipped, one.content is not None)
+            Known(
+                one.number, one.dev, one.ino, one.position, one.final, one.skipped, one.content is not None,
+                newest=one.number == self._book.newest,
+            )
             for one in self._book.generations.values()
-        ]
-        candidates = [Candidate(*file.inode, file.current) for file in files.found]
+        ]  # fmt: skip
+        candidates = [Candidate(*file.inode, file.current, file.compression is not None) for file in files.found]
         index_of = {id(candidate): index for index, candidate in enumerate(candidates)}
 
         def proof(one: Known, candidate: Candidate) -> Proof:
@@ -216,9 +213,15 @@ class Resolver:
             same = same_inode(one, candidate)
             return prove(content, generation.state(), one.position, generation.partial, same_inode=same)
 
-        return judge(known, candidates, proof)
+        def begins(one: Candidate, other: Candidate) -> bool:
+            try:
+                return is_beginning(*(files.content(index_of[id(file)]) for file in (one, other)))
+            except OSError:
+                return False
 
-    def _check_whole(self, files: _Files, verdict: Verdict) -> None:
+        return judge(known, candidates, proof, partial(reconsider, known, candidates, proof, begins))
+
+    def _check_whole(self, files: FoundFiles, verdict: Verdict) -> None:
         """A compressed stream counts when it is whole."""
         for index in list(verdict.fresh):
             try:
@@ -227,13 +230,13 @@ class Resolver:
                 verdict.fresh.remove(index)
                 verdict.unsure.append(index)
 
-    def _check_still(self, files: _Files) -> None:
+    def _check_still(self, files: FoundFiles) -> None:
         """A generation that was being renamed while we listed would be missed: look twice before acting."""
         again = [(file.path, file.inode) for file in self._find()]
         if again != [(file.path, file.inode) for file in files.found]:
             raise MovedError
 
-    def _leave_copies(self, files: _Files, verdict: Verdict) -> None:
+    def _leave_copies(self, files: FoundFiles, verdict: Verdict) -> None:
         """A sibling that is the beginning of what the path holds, and younger, is a copy under way.
 
         When it is done and the path truncated, it is recognised. (A rotated generation
@@ -244,13 +247,15 @@ class Resolver:
         current = files.found[0]
         for index in verdict.fresh[:-1]:
             file = files.found[index]
-            younger = file.status.st_mtime_ns >= current.status.st_mtime_ns
-            fits = not file.compression and file.status.st_size <= current.status.st_size
+            size, since_ns = file.status.st_size, file.status.st_mtime_ns - current.status.st_mtime_ns
+            # With equal stamps (one step of the clock) a short copy is whole, or it is no copy: nobody copies by less.
+            younger = since_ns > 0 or (not since_ns and (size == current.status.st_size or size >= COPY_STEP_MIN))
+            fits = not file.compression and size <= current.status.st_size
             if younger and fits and is_beginning(files.content(index), files.content(0)):
                 verdict.fresh.remove(index)
 
     def _must_wait(
-        self, files: _Files, verdict: Verdict, lost: list[Generation], outcome: Outcome, now_s: float
+        self, files: FoundFiles, verdict: Verdict, lost: list[Generation], outcome: Outcome, now_s: float
     ) -> bool:
         """Whether it is too early to decide; sets when to ask again."""
         newest = min(verdict.assigned.values(), default=len(files.found))
@@ -278,7 +283,7 @@ class Resolver:
         self._unfound_since_s = None
         return False
 
-    def _settle(self, files: _Files, generation: Generation, index: int, now_s: float, out: list[Item]) -> bool:
+    def _settle(self, files: FoundFiles, generation: Generation, index: int, now_s: float, out: list[Item]) -> bool:
         """A known generation stands in this file; True when it is (again) being read."""
         file = files.found[index]
         moved = (generation.dev, generation.ino) != file.inode
@@ -306,7 +311,7 @@ class Resolver:
 
     # -- new generations ------------------------------------------------------------------------------------------
 
-    def _begin(self, files: _Files, index: int, cut: tuple[int, int] | None, now_s: float, out: list[Item]) -> bool:
+    def _begin(self, files: FoundFiles, index: int, cut: tuple[int, int] | None, now_s: float, out: list[Item]) -> bool:
         """A file with content that was not read yet."""
         file = files.found[index]
         if not file.status.st_size:
@@ -338,7 +343,7 @@ class Resolver:
             return content.first_text(0)
         return 0
 
-    def _cuts(self, files: _Files, verdict: Verdict) -> dict[int, tuple[int, int]]:
+    def _cuts(self, files: FoundFiles, verdict: Verdict) -> dict[int, tuple[int, int]]:
         """Files that are a generation of ours up to some point, and then something else: index → (generation, point).
 
         After a start any proven common line counts (power loss cuts files at any
@@ -361,7 +366,7 @@ class Resolver:
                     break
         return cuts
 
-    def _cut(self, files: _Files, index: int, one: Generation) -> int:
+    def _cut(self, files: FoundFiles, index: int, one: Generation) -> int:
         """How far the file is still this generation; 0 when that is not proven."""
         saved, file = one.state(), files.found[index]
         same = (one.dev, one.ino) == file.inode

@@ -7,6 +7,7 @@ being written, or the plain form is about to go).
 
 import contextlib
 import os
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from jlogd.tail.content import CompressedContent, Content, PlainContent
@@ -106,3 +107,37 @@ def open_content(fs: SourceFs, file: FoundFile) -> Content | None:
         os.close(fd)
         raise
     return CompressedContent(fd, status, file.compression) if file.compression else PlainContent(fd, status)
+
+
+class FoundFiles:
+    """The found files and their contents, opened when first asked for."""
+
+    def __init__(self, fs: SourceFs, found: list[FoundFile], stack: ExitStack) -> None:
+        """``stack`` closes the contents."""
+        self.found = found
+        self._fs, self._stack = fs, stack
+        self._contents: dict[int, Content] = {}
+        self.problems: dict[int, str] = {}
+
+    def content(self, index: int) -> Content:
+        """Raises ``MovedError``, and OSError when the file cannot be opened."""
+        if index not in self._contents:
+            try:
+                content = open_content(self._fs, self.found[index])
+            except FileNotFoundError as error:
+                raise MovedError from error
+            except OSError as error:
+                self.problems[index] = error.strerror or str(error)
+                raise
+            if content is None:
+                raise MovedError
+            self._contents[index] = self._stack.enter_context(closing(content))
+        return self._contents[index]
+
+    def take(self, index: int) -> Content:
+        """An own, newly opened content for a generation to keep."""
+        self.content(index)
+        content = open_content(self._fs, self.found[index])
+        if content is None:
+            raise MovedError
+        return content

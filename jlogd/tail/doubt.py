@@ -1,0 +1,89 @@
+"""Generations of which only a header's worth was read: where bytes alone do not tell them apart, pure.
+
+A file is recognised by what was read of it. When that is less than ``HEAD_MAX`` and each
+generation begins with the same line, the file at the same inode may be a successor
+(truncated and filled anew, or the inode was given out again) while the rest of ours stands
+in a sibling. Of all unknown files that begin like ours the oldest is ours, since a
+generation that came earlier would be known:
+
+====================================  ===========================================
+an unknown sibling that begins alike  is
+====================================  ===========================================
+a beginning of the path's file,       a copy under way: nothing has happened yet
+longer than what was read
+exactly what was read, the path's     undecidable: a generation of a header only, or a copy under
+file is longer                        way: go on at the path, and say so (``ambiguous``)
+anything else                         ours: the path holds a successor
+====================================  ===========================================
+"""
+
+from collections.abc import Callable, Sequence
+
+from jlogd.tail.identity import Candidate, Known, Proof, Prove, Verdict, accepts
+
+Begins = Callable[[Candidate, Candidate], bool]  # whether the second file begins with all of the first
+
+
+def reconsider(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, begins: Begins,
+               verdict: Verdict) -> None:  # fmt: skip
+    """Move generations with little proof to the oldest sibling that may be theirs, or to none."""
+    _drop_disordered(known, candidates, prove, verdict)
+    for one in known:
+        index = verdict.assigned.get(one.number)
+        if index is None or not one.short or one.skipped:
+            continue
+        others = [other for other in known if not (other.short and other.number in verdict.assigned)]
+        alike = _unknown_alike(one, index, others, candidates, prove, verdict)
+        for older, proof in reversed(alike):  # oldest first
+            at_path, file = candidates[index], candidates[older]
+            if at_path.current and not file.compressed and begins(file, at_path):
+                if proof is Proof.EXACT and prove(one, at_path) is Proof.PREFIX:
+                    verdict.ambiguous.add(one.number)
+                    break
+                continue
+            verdict.assigned[one.number] = older
+            break
+
+
+def _drop_disordered(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, verdict: Verdict) -> None:
+    """A newer generation does not stand in an older file: where little is proven, an inode was given out again."""
+    claims = {**verdict.duplicates, **{index: number for number, index in verdict.assigned.items()}}
+    by_number = {one.number: one for one in known}
+    for index, number in sorted(claims.items()):
+        one = by_number[number]
+        if not one.short or one.open:
+            continue
+        newer = [other for other in known if other.number > number and not other.skipped]
+        itself = verdict.assigned.get(number, index) > index  # younger than its file: as short as it, and no copy of it
+        if itself or any(_stands_before(other, index, candidates, prove, verdict) for other in newer):
+            verdict.duplicates.pop(index, None)
+            if verdict.assigned.get(number) == index:
+                del verdict.assigned[number]
+
+
+def _stands_before(one: Known, index: int, candidates: Sequence[Candidate], prove: Prove, verdict: Verdict) -> bool:
+    """Whether ``one`` is found in a file older than ``index``."""
+    if one.number in verdict.assigned:
+        return verdict.assigned[one.number] > index
+    return any(accepts(one, file, prove(one, file)) for file in candidates[index + 1 :])
+
+
+def _unknown_alike(
+    one: Known,
+    index: int,
+    others: Sequence[Known],
+    candidates: Sequence[Candidate],
+    prove: Prove,
+    verdict: Verdict,
+) -> list[tuple[int, Proof]]:
+    """Files older than ``index`` that begin like ``one`` and are nobody's, up to the first that is another's."""
+    taken = set(verdict.assigned.values())
+    alike: list[tuple[int, Proof]] = []
+    for older in range(index + 1, len(candidates)):
+        file = candidates[older]
+        if older in taken or any(accepts(other, file, prove(other, file)) for other in others):
+            break
+        proof = prove(one, file)
+        if proof in (Proof.PREFIX, Proof.EXACT):
+            alike.append((older, proof))
+    return alike
