@@ -87,7 +87,8 @@ class Reader:
         """Journal id, 16 bytes."""
         if self._id is None:
             for name in self._names:
-                header = self._open(name).header
+                with self._fs.open_read(name.path) as file:  # not `_open`: a walk may be in the middle of another
+                    header = read_segment_header(file)
                 if header is not None:
                     self._id = header.info.journal_id
                     break

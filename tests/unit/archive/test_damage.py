@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jlogd.commands.journal import journal as journal_command
-from jlogd.journal import Base, Journal, Reader
-from jlogd.journal.frame import Kind
+from jlogd.journal import Base, Journal, JournalOptions, Reader
+from jlogd.journal.frame import HEADER_LENGTH, Kind
 from jlogd.journal.repair import repair
 from jlogd.journal.segment import Walker, list_segments, walk
 from jlogd.journal.verify import verify
@@ -125,6 +125,22 @@ def test_read_names_damage_and_goes_on(replica: Path, run: Run) -> None:
         6,
     )
     assert not report.json()["ok"]
+
+
+def test_damage_in_a_later_segment_is_stepped_over(tmp_path: Path, run: Run) -> None:
+    """With more of that segment behind it than one read takes; by readers of another process too."""
+    with Journal.open(tmp_path / "j", options=JournalOptions(codec="none", segment_bytes=64 << 10)) as journal:
+        for number in range(9):
+            journal.append_lines(b"%d %0100d\n" % (number, 0) * 300)
+            journal.commit()
+    second = sorted((tmp_path / "j").glob("*.jls"))[1]
+    first = int(second.name.split("-")[0])
+    flip(second, HEADER_LENGTH + 1000)
+    done = run("read", tmp_path / "j")
+    assert (done.code, done.err.count("damage: ")) == (5, 1)
+    lost = {int(line[:1]) for line in done.out.splitlines()} ^ set(range(9))
+    assert lost == {first // 300}
+    assert run("verify", tmp_path / "j", "--json").json()["damage"][0]["first"] == first
 
 
 def test_lost_source_bytes_are_found(tmp_path: Path) -> None:
