@@ -19,7 +19,7 @@ anything else                         ours: the path holds a successor
 
 from collections.abc import Callable, Sequence
 
-from jlogd.tail.identity import Candidate, Known, Proof, Prove, Verdict, accepts
+from jlogd.tail.identity import Candidate, Known, Proof, Prove, Verdict, accepts, same_inode
 
 Begins = Callable[[Candidate, Candidate], bool]  # whether the second file begins with all of the first
 
@@ -51,8 +51,8 @@ def _drop_disordered(known: Sequence[Known], candidates: Sequence[Candidate], pr
     by_number = {one.number: one for one in known}
     for index, number in sorted(claims.items()):
         one = by_number[number]
-        if not one.short or one.open:
-            continue
+        if not one.short or (one.open and same_inode(one, candidates[index])):
+            continue  # an open file keeps its inode
         newer = [other for other in known if other.number > number and not other.skipped]
         itself = verdict.assigned.get(number, index) > index  # younger than its file: as short as it, and no copy of it
         if itself or any(_stands_before(other, index, candidates, prove, verdict) for other in newer):

@@ -104,3 +104,17 @@ def test_copy_under_way_is_none_of_that(follow: Follow, log: Path) -> None:
 def test_fuzz(headers: bool) -> None:
     """Rotations within milliseconds by the real clock, tiny files."""
     assert [difference for seed in range(1, 13) if (difference := run_fuzz(seed, headers=headers))] == []
+
+
+def test_equal_to_one_whose_file_is_gone(follow: Follow, log: Path) -> None:
+    """A header-only generation is not taken for an older one that is still held open and was compressed meanwhile."""
+    first = log.rename(log.with_name("app.log.1"))
+    log.write_bytes(HEADER + b"2\n")
+    follow.poll()
+    log.with_name("app.log.3.gz").write_bytes(gzip.compress(first.read_bytes()))
+    first.unlink()
+    log.rename(log.with_name("app.log.2"))
+    log.with_name("app.log.1").write_bytes(HEADER)
+    log.write_bytes(HEADER + b"4\n")
+    follow.settle()
+    assert follow.journal.text() == {1: HEADER, 2: HEADER + b"2\n", 3: HEADER, 4: HEADER + b"4\n"}
