@@ -137,7 +137,8 @@ class Fuzz:
         if self.rng.random() < 0.5:  # what is overlooked now is overlooked for good
             self.poll()
             self.rotate()
-        self.append()  # siblings of a path without content are looked at once a second only
+        self.append()
+        self.append()  # a header alone, equal to the one before, is decided when more comes; siblings of a path without content are looked at once a second only
         self._settle()
         self.tailer.close()
         return self._judge()
