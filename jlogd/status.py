@@ -186,7 +186,11 @@ def journals_directory(settings: AgentSettings) -> Path:
 
 
 def kept_journals(settings: AgentSettings) -> list[str]:
-    """Every journal on the disk, sorted, whether something still writes to it or not."""
+    """Every journal on the disk, sorted, whether something writes to it or not; other directories are not ours."""
     directory = journals_directory(settings)
     found = directory.iterdir() if directory.is_dir() else ()
-    return sorted(path.name for path in found if is_name(path.name) and path.is_dir())
+    return sorted(path.name for path in found if is_name(path.name) and _is_journal(path))
+
+
+def _is_journal(path: Path) -> bool:
+    return path.is_dir() and ((path / "committed").exists() or any(path.glob("*.jls")))

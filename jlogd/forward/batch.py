@@ -40,6 +40,7 @@ class _Lane:
         self.failed = False
         self._frames: Iterator[FrameView] | None = None
         self._held: FrameView | None = None
+        self._named = 0  # of the reader's damage
 
     @property
     def ready(self) -> bool:
@@ -51,6 +52,7 @@ class _Lane:
             if self._frames is None:
                 self._frames = self.reader.frames(self.position)
             self._held = next(self._frames, None)
+            self._name_damage()
             if self._held is None:
                 self._frames = None
             elif self._held.header.first_offset != self.position:
@@ -59,6 +61,15 @@ class _Lane:
                     f"the replica's end is not a border of frames here"
                 )
         return self._held
+
+    def _name_damage(self) -> None:
+        """What the reader stepped over, once for each session."""
+        for damage in self.reader.damage[self._named :]:
+            self._named += 1
+            log.error(
+                "journal %s: %s at byte %d: %s: offsets %d to %d cannot be read, the manager gets a gap in their place",
+                self.source.name, damage.file, damage.position, damage.reason, damage.first, damage.end,
+            )  # fmt: skip
 
     def take(self, view: FrameView) -> None:
         """``view`` is in a message."""
