@@ -169,7 +169,9 @@ class Hostile:
 
     def __init__(self, fleet: Bench, manager: Manager, journal: Journal) -> None:
         """Connect."""
-        fleet.issue("node", "evil")
+        if not (fleet.pki / "evil.crt").exists():
+            fleet.issue("node", "evil")
+        self._where = fleet, manager
         self._out: queue.SimpleQueue[pb.DeliverRequest | Frames | None] = queue.SimpleQueue()
         self._channel = open_channel(manager.address, files(fleet.pki, "evil"))
         deliver = self._channel.stream_stream(
@@ -177,6 +179,10 @@ class Hostile:
         )
         self.journal = journal
         self._call = deliver(iter(self._out.get, None))
+
+    def again(self) -> "Hostile":
+        """One more connection of the same node."""
+        return Hostile(*self._where, self.journal)
 
     def receive(self) -> wire.ToNode:
         """The next message."""
