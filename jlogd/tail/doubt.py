@@ -19,15 +19,45 @@ anything else                         ours: the path holds a successor
 
 from collections.abc import Callable, Sequence
 
-from jlogd.tail.identity import Candidate, Known, Proof, Prove, Verdict, accepts, same_inode
+from jlogd.tail.identity import Candidate, Known, Proof, Prove, Verdict, accepts, find_fresh, judge, same_inode
 
 Begins = Callable[[Candidate, Candidate], bool]  # whether the second file begins with all of the first
 
+ROUNDS_MAX = 256  # each rules at least one pair of generation and file out; real directories need a few
 
-def reconsider(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, begins: Begins,
-               verdict: Verdict) -> None:  # fmt: skip
-    """Move generations with little proof to the oldest sibling that may be theirs, or to none."""
-    _drop_disordered(known, candidates, prove, verdict)
+
+def judge_short(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, begins: Begins) -> Verdict:
+    """``judge``, and what order and siblings tell about generations with little proof."""
+    asked: dict[tuple[int, int], Proof] = {}
+    ruled_out: set[tuple[int, int]] = set()
+    index_of = {id(candidate): index for index, candidate in enumerate(candidates)}
+
+    def proof(one: Known, candidate: Candidate) -> Proof:
+        pair = one.number, index_of[id(candidate)]
+        if pair in ruled_out:
+            return Proof.NO
+        if pair not in asked:
+            asked[pair] = prove(one, candidate)
+        return asked[pair]
+
+    for _ in range(ROUNDS_MAX):
+        verdict = judge(known, candidates, proof)
+        wrong = _disordered(known, candidates, proof, verdict)
+        if not wrong:
+            break
+        ruled_out |= wrong
+    _move_to_oldest(known, candidates, proof, begins, verdict)
+    short = {one.number for one in known if one.short}
+    for index, number in list(verdict.duplicates.items()):
+        if number in short and verdict.assigned.get(number, index) > index:
+            del verdict.duplicates[index]  # younger than the file it would be a copy of
+    find_fresh(verdict, len(candidates))
+    return verdict
+
+
+def _move_to_oldest(
+    known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, begins: Begins, verdict: Verdict
+) -> None:
     for one in known:
         index = verdict.assigned.get(one.number)
         if index is None or not one.short or one.skipped:
@@ -45,20 +75,25 @@ def reconsider(known: Sequence[Known], candidates: Sequence[Candidate], prove: P
             break
 
 
-def _drop_disordered(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, verdict: Verdict) -> None:
-    """A newer generation does not stand in an older file: where little is proven, an inode was given out again."""
+def _disordered(
+    known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, verdict: Verdict
+) -> set[tuple[int, int]]:
+    """Pairs of generation and file that cannot be: a newer generation does not stand in an older file.
+
+    The one with little proof is wrong: it is a reused inode, or another with the same few bytes.
+    """
     claims = {**verdict.duplicates, **{index: number for number, index in verdict.assigned.items()}}
     by_number = {one.number: one for one in known}
-    for index, number in sorted(claims.items()):
+    wrong = set()
+    for index, number in claims.items():
         one = by_number[number]
         if not one.short or (one.open and same_inode(one, candidates[index])):
             continue  # an open file keeps its inode
         newer = [other for other in known if other.number > number and not other.skipped]
-        itself = verdict.assigned.get(number, index) > index  # younger than its file: as short as it, and no copy of it
+        itself = verdict.assigned.get(number, index) > index
         if itself or any(_stands_before(other, index, candidates, prove, verdict) for other in newer):
-            verdict.duplicates.pop(index, None)
-            if verdict.assigned.get(number) == index:
-                del verdict.assigned[number]
+            wrong.add((number, index))
+    return wrong
 
 
 def _stands_before(one: Known, index: int, candidates: Sequence[Candidate], prove: Prove, verdict: Verdict) -> bool:

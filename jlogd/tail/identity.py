@@ -74,7 +74,6 @@ class Verdict:
 
 
 Prove = Callable[[Known, Candidate], Proof]
-Reconsider = Callable[[Verdict], None]
 
 
 def same_inode(known: Known, candidate: Candidate) -> bool:
@@ -95,13 +94,8 @@ def accepts(known: Known, candidate: Candidate, proof: Proof) -> bool:
     return True
 
 
-def judge(
-    known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove, reconsider: Reconsider = lambda _: None
-) -> Verdict:
-    """Assign files to generations; ``candidates`` newest first, the path itself (if it exists) at index 0.
-
-    ``reconsider`` may move a generation to an older file, or to none, before the rest is called fresh.
-    """
+def judge(known: Sequence[Known], candidates: Sequence[Candidate], prove: Prove) -> Verdict:
+    """Assign files to generations; ``candidates`` newest first, the path itself (if it exists) at index 0."""
     verdict = Verdict()
     newest_known_first = sorted(known, key=lambda one: -one.number)
     taken: dict[int, int] = {}
@@ -116,8 +110,6 @@ def judge(
                 break
             if proof is Proof.UNSURE and index not in verdict.unsure:
                 verdict.unsure.append(index)
-    reconsider(verdict)  # before anything is placed by content: a reused inode may hide the file of another
-    taken = {index: number for number, index in verdict.assigned.items()}
     siblings = [index for index, candidate in enumerate(candidates) if not candidate.current]
     path_itself = [index for index, candidate in enumerate(candidates) if candidate.current]
     for index in siblings + path_itself:
@@ -125,15 +117,19 @@ def judge(
         if index in taken or (not lost and taken and index > min(taken)):
             continue
         _place(index, candidates[index], newest_known_first, prove, verdict, taken)
-    reconsider(verdict)
-    taken = {index: number for number, index in verdict.assigned.items()}
-    newest_taken = min(taken, default=len(candidates))
+    find_fresh(verdict, len(candidates))
+    return verdict
+
+
+def find_fresh(verdict: Verdict, candidates: int) -> None:
+    """Name the fresh ones of that many candidates, by what else the verdict says."""
+    taken = set(verdict.assigned.values())
+    newest_taken = min(taken, default=candidates)
     verdict.fresh = [
         index
         for index in range(newest_taken - 1, -1, -1)
         if index not in taken and index not in verdict.duplicates and index not in verdict.unsure
     ]
-    return verdict
 
 
 def _place(

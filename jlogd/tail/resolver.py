@@ -14,9 +14,9 @@ from functools import partial
 from jlogd.tail import rotation
 from jlogd.tail.book import Book
 from jlogd.tail.content import BROKEN, Content, PlainContent
-from jlogd.tail.doubt import reconsider
+from jlogd.tail.doubt import judge_short
 from jlogd.tail.generation import Generation
-from jlogd.tail.identity import Candidate, Known, Proof, Verdict, judge, same_inode
+from jlogd.tail.identity import Candidate, Known, Proof, Verdict, same_inode
 from jlogd.tail.model import History, Item, TailSpec
 from jlogd.tail.position import HEAD_MAX, Cursor, StateFlags
 from jlogd.tail.proof import Runs, common_end, hashed_to, is_beginning, prove, resume, skipped, starts_like
@@ -219,7 +219,7 @@ class Resolver:
             except OSError:
                 return False
 
-        return judge(known, candidates, proof, partial(reconsider, known, candidates, proof, begins))
+        return judge_short(known, candidates, proof, begins)
 
     def _check_whole(self, files: FoundFiles, verdict: Verdict) -> None:
         """A compressed stream counts when it is whole."""
