@@ -76,7 +76,7 @@ def list_journals(settings_path: Path, *, as_json: bool) -> int:
 @journal.command("read")
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @range_options
-@click.option("--source", metavar="PATH", help="Only records of this file.")
+@click.option("--source", metavar="PATH", help="Only records of this file: its whole path, as 'jlogd status' has it.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as records arrive, until Ctrl-C.")
 @click.option("--raw", is_flag=True, help="The source's exact bytes; with several sources, use --source.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a record.")

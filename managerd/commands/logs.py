@@ -47,7 +47,9 @@ def _record_options(command: _Command) -> _Command:
     for option in reversed(
         (
             range_options,
-            click.option("--source", metavar="PATH", help="Only records of this file."),
+            click.option(
+                "--source", metavar="PATH", help="Only records of this file: its whole path, as 'jlogd status' has it."
+            ),
             click.option("--incarnation", metavar="ID", help="One incarnation, not the main line; see 'logs ls'."),
             click.option("--raw", is_flag=True, help="The source's exact bytes; with several sources, use --source."),
             click.option("--json", "as_json", is_flag=True, help="One JSON object a record."),
@@ -176,6 +178,8 @@ def tail(
     since: str | None, until: str | None, source: str | None, incarnation: str | None, raw: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Write the last records of each log, then more as they arrive, until Ctrl-C.
+
+    Logs that begin later are not among them, also when a glob fits.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ settings_option = click.option(
 def run(settings_path: Path, log_level: str, log_format: Any) -> int:
     """Run the manager in the foreground until SIGTERM or SIGINT.
 
-    A second signal leaves at once. SIGHUP reads the settings again. Messages go to stderr.
+    A second signal leaves at once. SIGHUP says which changed settings need a restart. Messages go to stderr.
 
     \b
     Example:
