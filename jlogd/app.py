@@ -1,6 +1,6 @@
 """The agent: builds the parts from the settings, starts and stops them in order.
 
-    owner lock → journals and subscribers → intakes (tail → journal) → forwarders → control socket, HTTP
+    owner lock → journals and subscribers → intakes (tail → journal) → forwarders → HTTP, control socket
 
 Stop goes the other way round: intakes commit what they took, forwarders store checkpoints,
 journals close, the lock goes last. ``kill -9`` at any point is safe as well; a clean stop is only quicker.
@@ -34,7 +34,7 @@ from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, TailSettings, load
 from jlogd.spool.owner import Owner
-from jlogd.status import kept_journals, running_status
+from jlogd.status import begun_journals, running_status
 from jlogd.subscribers import apply
 from jlogd.tail import Tailer, TailSpec
 
@@ -78,9 +78,9 @@ class Agent:
         self._owner = Owner.acquire(directory, self.settings.node.name, fs=self._fs, clock=self._clock)
         self._start_pipeline()
         handlers = {"status": self._status, "subscriber": self._subscriber}
+        self._start_health()
         self._control = ControlServer(directory / CONTROL_SOCKET, handlers, fail)
         self._control.start()
-        self._start_health()
         give_back()  # what reading the settings needed
         log.info(
             "node %s: %d journals, %d managers, spool %s, epoch %d",
@@ -89,12 +89,11 @@ class Agent:
 
     def _start_pipeline(self) -> None:
         written = self.settings.journal_names()
-        for name in written:
-            self.parts.append(self._open_journal(name))
-        for name in kept_journals(self.settings):
-            if name not in written:
+        for name in sorted({*written, *begun_journals(self.settings)}):
+            if name in written:
+                self.parts.append(self._open_journal(name))
+            else:
                 self._open_abandoned(name)
-        self.parts.sort(key=lambda part: part.name)
         self._start_forwarders()
         for part in self.parts:
             part.worker.start()

@@ -186,11 +186,13 @@ def journals_directory(settings: AgentSettings) -> Path:
 
 
 def kept_journals(settings: AgentSettings) -> list[str]:
-    """Every journal on the disk, sorted, whether something writes to it or not; other directories are not ours."""
+    """Every directory that should hold a journal, sorted, whether something writes to it or not."""
     directory = journals_directory(settings)
     found = directory.iterdir() if directory.is_dir() else ()
-    return sorted(path.name for path in found if is_name(path.name) and _is_journal(path))
+    return sorted(path.name for path in found if is_name(path.name) and path.is_dir())
 
 
-def _is_journal(path: Path) -> bool:
-    return path.is_dir() and ((path / "committed").exists() or any(path.glob("*.jls")))
+def begun_journals(settings: AgentSettings) -> list[str]:
+    """Those that hold one: opening another would make it one."""
+    directory = journals_directory(settings)
+    return [name for name in kept_journals(settings) if any((directory / name).glob("*.jls"))]

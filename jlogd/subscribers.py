@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jlogd.journal import Journal, Offset, Subscriber
-from jlogd.runtime.arguments import is_offset, parse_offset, parse_time_ns
+from jlogd.runtime.arguments import check_name, is_offset, parse_offset, parse_time_ns
 from jlogd.runtime.clock import SYSTEM
 from jlogd.runtime.errors import ConflictError, UsageError
 
@@ -16,7 +16,7 @@ def apply(journals: Mapping[str, Journal], action: str, arguments: Mapping[str, 
     ``journal``: a glob over journal names; ``at``: begin, end, an offset, a time, or like:NAME.
     UsageError, ConflictError; nothing is changed when any journal refuses.
     """
-    name = str(arguments["name"])
+    name = check_name("subscriber", str(arguments.get("name", "")))
     pattern = str(arguments.get("journal") or "*")
     chosen = {key: journal for key, journal in journals.items() if fnmatch.fnmatchcase(key, pattern)}
     if not chosen:

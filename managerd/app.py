@@ -1,6 +1,6 @@
 """The manager: builds the parts from the settings, starts and stops them in order.
 
-    lock on the data directory → archive → ingest (port open) → control socket, HTTP
+    lock on the data directory → archive → ingest (port open) → HTTP, control socket
 
 Stop goes the other way round; what was received is committed and acknowledged before the port closes.
 """
@@ -59,9 +59,9 @@ class Manager:
             fs=self._fs, clock=self._clock,
         )  # fmt: skip
         self._ingest.start()
+        self._start_health(settings, fail)
         self._control = ControlServer(data / CONTROL_SOCKET, {"status": self._status, "nodes": self._nodes}, fail)
         self._control.start()
-        self._start_health(settings, fail)
         give_back()  # what reading the settings needed
         log.info("manager %s, subscriber %s: listening on %s, archive %s, epoch %d",
                  name, settings.subscriber, settings.manager.listen, data, epoch)  # fmt: skip

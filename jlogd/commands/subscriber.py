@@ -14,7 +14,7 @@ from jlogd.runtime.control import CONTROL_SOCKET, call
 from jlogd.runtime.errors import UsageError
 from jlogd.settings import AgentSettings, load
 from jlogd.spool.owner import Owner, read_owner
-from jlogd.status import dump, journals_directory, kept_journals, status
+from jlogd.status import begun_journals, dump, journals_directory, status
 from jlogd.subscribers import apply
 
 journal_option = click.option("--journal", metavar="GLOB", default="*", show_default=True, help="Which journals.")
@@ -136,5 +136,5 @@ def _opened(settings: AgentSettings) -> Iterator[dict[str, Journal]]:
         directory = journals_directory(settings)
         yield {
             name: stack.enter_context(Journal.open(directory / name, options=settings.journal_options(name)))
-            for name in kept_journals(settings)
+            for name in begun_journals(settings)
         }

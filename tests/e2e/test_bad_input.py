@@ -214,7 +214,8 @@ def test_a_spool_with_things_that_are_not_ours(fleet: Fleet, tmp_path: Path) -> 
     assert [journal["name"] for journal in node.status()["journals"]] == ["app"]
     assert not list((tmp_path / "elsewhere").iterdir())
     assert node.stop() == 0
-    assert node.command("journal", "ls").code == 0
+    listed = node.command("journal", "ls")
+    assert (listed.code, "empty: no journal here" in listed.err, b"app" in listed.out) == (5, True, True)
     assert node.command("status").code == 0
     assert node.command("subscriber", "ls").code == 0
 

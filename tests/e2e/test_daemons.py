@@ -266,7 +266,8 @@ def test_a_journal_whose_tail_was_taken_away_is_still_delivered(fleet: Fleet, lo
     until(lambda: [j["end"] for j in node.status()["journals"]] == [300, 2000], 20, "all is journalled")
     node.settings.write_text(text)
     node.signal(signal.SIGHUP)
-    until(lambda: [s["path"] for s in node.status()["sources"]] == [str(log)], 20, "the reload is taken")
+    until(lambda: "reload: 2 journals" in node.tail(), 20, "the reload is taken")
+    assert [s["path"] for s in node.status()["sources"]] == [str(log)]
     assert [j["name"] for j in node.status()["journals"]] == ["aged", "app"]
     assert "aged" in node.command("drain", "--timeout", "100ms").err
     manager.start()
