@@ -49,8 +49,11 @@ def judge_short(known: Sequence[Known], candidates: Sequence[Candidate], prove: 
     _move_to_oldest(known, candidates, proof, begins, verdict)
     short = {one.number for one in known if one.short}
     for index, number in list(verdict.duplicates.items()):
-        if number in short and verdict.assigned.get(number, index) > index:
+        at = verdict.assigned.get(number, index)
+        if number in short and at > index:
             del verdict.duplicates[index]  # younger than the file it would be a copy of
+        elif number in short and at < index and candidates[at].current:
+            verdict.ambiguous.add(number)
     find_fresh(verdict, len(candidates))
     return verdict
 

@@ -140,19 +140,23 @@ def _place(
     verdict: Verdict,
     taken: dict[int, int],
 ) -> None:
-    """Find the generation of one file whose inode says nothing."""
+    """Find the generation of one file whose inode says nothing: what is still looked for and has most in common."""
+    accepted: list[tuple[Known, Proof]] = []
     for one in newest_known_first:
         if same_inode(one, candidate):
             continue  # was asked already
         proof = prove(one, candidate)
         if proof is Proof.UNSURE and index not in verdict.unsure:
             verdict.unsure.append(index)
-        if not accepts(one, candidate, proof):
-            continue
-        if one.number not in verdict.assigned:
-            verdict.assigned[one.number] = index
-            taken[index] = one.number
-            return
+        if accepts(one, candidate, proof):
+            accepted.append((one, proof))
+    sought = [one for one, _ in accepted if one.number not in verdict.assigned]
+    if sought:
+        best = max(sought, key=lambda one: one.position)  # the newest of equals
+        verdict.assigned[best.number] = index
+        taken[index] = best.number
+        return
+    for one, proof in accepted:
         if not candidate.current and one.position and (proof is Proof.EXACT or one.position >= HEAD_MAX):
             verdict.duplicates[index] = one.number  # a second copy of something known
             return

@@ -100,10 +100,9 @@ def test_copy_under_way_is_none_of_that(follow: Follow, log: Path) -> None:
     assert follow.journal.gaps() == []
 
 
-@pytest.mark.parametrize("headers", [False, True])
-def test_fuzz(headers: bool) -> None:
-    """Rotations within milliseconds by the real clock, tiny files."""
-    assert [difference for seed in range(1, 13) if (difference := run_fuzz(seed, headers=headers))] == []
+def test_fuzz() -> None:
+    """Rotations within milliseconds by the real clock, tiny files whose lines never repeat."""
+    assert [difference for seed in range(1, 21) if (difference := run_fuzz(seed, headers=False))] == []
 
 
 def test_equal_to_one_whose_file_is_gone(follow: Follow, log: Path) -> None:
@@ -118,3 +117,19 @@ def test_equal_to_one_whose_file_is_gone(follow: Follow, log: Path) -> None:
     log.write_bytes(HEADER + b"4\n")
     follow.settle()
     assert follow.journal.text() == {1: HEADER, 2: HEADER + b"2\n", 3: HEADER, 4: HEADER + b"4\n"}
+
+
+def test_many_that_begin_alike(follow: Follow, log: Path) -> None:
+    """Several generations of a header only, a copy on a reused inode, all compressed: nothing is read twice."""
+    names = [log.with_name(f"app.log.{number}.gz") for number in range(6, 0, -1)]
+    contents = [HEADER, HEADER + b"2\n", HEADER + b"3\n", HEADER, HEADER, HEADER + b"6\n"]
+    log.unlink()
+    for name, content in zip(names, contents, strict=True):
+        name.write_bytes(gzip.compress(content))
+        follow.settle(1)
+    follow.settle()
+    log.write_bytes(HEADER + b"7\n")
+    follow.settle()
+    follow.restart()
+    follow.settle()
+    assert [text for _, text in sorted(follow.journal.text().items())] == [*contents, HEADER + b"7\n"]
