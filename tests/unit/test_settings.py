@@ -95,7 +95,6 @@ def test_rules_between_sections(home: Path) -> None:
             [[tail]]
             journal = "c"
             paths = ["x"]
-            start_at = "archive"
             [[manager]]
             address = "m:1"
             subscriber = "m"
@@ -111,7 +110,6 @@ def test_rules_between_sections(home: Path) -> None:
         "journals.b: no [[tail]] writes to this journal (they write to: a, c)",
         "manager[0].rate_limit: is not available in this version",
         "node.spol: unknown key (did you mean 'spool'?)",
-        'tail[1].start_at: "archive" is not available in this version',
         "tls.ca: is required (or insecure = true, with loopback addresses only)",
         "tls.cert: is required (or insecure = true, with loopback addresses only)",
         "tls.key: is required (or insecure = true, with loopback addresses only)",
