@@ -8,10 +8,12 @@ journals close, the lock goes last. ``kill -9`` at any point is safe as well; a 
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jlogd.forward import Forwarder
+from jlogd.forward.positions import WAITING, Awaited, is_new
 from jlogd.intake import Intake, JournalHistory, JournalParts
 from jlogd.journal import Journal
 from jlogd.runtime.clock import SYSTEM, Clock
@@ -31,7 +33,7 @@ from jlogd.runtime.metrics import (
     Metrics,
 )
 from jlogd.runtime.rpc import check_own_certificate
-from jlogd.runtime.worker import OnFailure, Worker
+from jlogd.runtime.worker import OnFailure
 from jlogd.settings import AgentSettings, TailSettings, load
 from jlogd.spool.owner import Owner
 from jlogd.status import begun_journals, running_status
@@ -73,7 +75,7 @@ class Agent:
         """Take the lock, recover the journals, start everything. Any JlogdError."""
         self._fail = fail
         self.settings = load(self._path)
-        _check_own_certificate(self.settings)
+        check_certificate(self.settings)
         directory = self.settings.directory
         self._owner = Owner.acquire(directory, self.settings.node.name, fs=self._fs, clock=self._clock)
         self._start_pipeline()
@@ -108,12 +110,20 @@ class Agent:
         _report_recovery(name, journal)
         for link in settings.manager:
             journal.subscriber(link.subscriber)
-        specs = [_spec(tail) for tail in settings.tail if tail.journal == name]
+        tails = [tail for tail in settings.tail if tail.journal == name]
+        awaited = None
+        if is_new(journal) and any(tail.start_at == "archive" for tail in tails):
+            awaited = Awaited(name, len(settings.manager), clock=self._clock)
+            log.info("journal %s: %s", name, WAITING)
+        return JournalParts(name, journal, partial(self._begin, name, journal, tails), awaited, self._fail)
+
+    def _begin(self, name: str, journal: Journal, tails: list[TailSettings]) -> tuple[Tailer, Intake]:
+        """Follow files from the journal's positions on."""
+        specs = [_spec(tail) for tail in tails]
         tailer = Tailer(specs, journal.sources, JournalHistory(journal), clock=self._clock)
-        delay_s = settings.journal_settings(name).commit_delay
+        delay_s = self.settings.journal_settings(name).commit_delay
         intake = Intake(name, journal, tailer, commit_delay_s=delay_s, metrics=self._metrics, clock=self._clock)
-        worker = Worker(f"intake-{name}", lambda worker: intake.run(worker.stopping), self._fail)
-        return JournalParts(name, journal, tailer, intake, worker)
+        return tailer, intake
 
     def _open_abandoned(self, name: str) -> None:
         """A journal whose [[tail]] was taken away: managers still get what they lack of it."""
@@ -124,8 +134,9 @@ class Agent:
 
     def _start_forwarders(self) -> None:
         journals = {part.name: part.journal for part in self.parts}
+        awaited = {part.name: part.awaited for part in self.parts if part.awaited is not None}
         for link in self.settings.manager:
-            forwarder = Forwarder.from_settings(self.settings, link, journals, self._fail, fs=self._fs)
+            forwarder = Forwarder.from_settings(self.settings, link, journals, self._fail, awaited=awaited, fs=self._fs)
             self.forwarders.append(forwarder)
             forwarder.start()
 
@@ -144,7 +155,7 @@ class Agent:
         """Ready when every journal takes lines in and every manager has a session."""
         from jlogd.runtime.health import Readiness  # noqa: PLC0415 - as above
 
-        stuck = [f"journal {part.name}: {part.intake.error}" for part in self.parts if part.intake.error]
+        stuck = [f"journal {part.name}: {part.error}" for part in self.parts if part.error]
         sessions = [forwarder.status() for forwarder in self.forwarders]
         stuck += [f"manager {s['manager']}: {s['state']}" for s in sessions if s["state"] != "streaming"]
         return Readiness(not stuck, "; ".join(stuck) or "ready")
@@ -155,7 +166,7 @@ class Agent:
             for subscriber in part.journal.subscribers():
                 lag = max(part.journal.end - subscriber.checkpoint, 0)
                 self._metrics.set(LAG_RECORDS, lag, subscriber.name, part.name)
-            states = [source.state for source in part.tailer.status()]
+            states = [source.state for source in part.sources()]
             for state in ("following", "waiting", "unreadable", "gone"):
                 self._metrics.set(SOURCES, states.count(state), part.name, state)
         for forwarder in self.forwarders:
@@ -188,7 +199,7 @@ class Agent:
         ]
         if fixed:
             raise SettingsError([f"{self._path}: {key} changed: restart jlogd to take it" for key in fixed])
-        _check_own_certificate(fresh)
+        check_certificate(fresh)
         self._stop_pipeline(10.0)
         self.settings = fresh
         try:
@@ -213,15 +224,14 @@ class Agent:
         deadline = time.monotonic() + deadline_s
         for part in self.parts:
             part.worker.stop()
-            part.tailer.wake()
+            part.wake()
         for part in self.parts:
             part.worker.join(max(deadline - time.monotonic(), 0.0))
         for forwarder in self.forwarders:
             forwarder.stop(max(deadline - time.monotonic(), 0.0))
         self.forwarders.clear()
         for part in self.parts:
-            part.tailer.close()
-            part.journal.close()
+            part.close()
         self.parts.clear()
 
     # ------------------------------------------------------------------ control socket
@@ -243,7 +253,9 @@ class Agent:
 
 
 def _spec(tail: TailSettings) -> TailSpec:
-    return TailSpec(tail.paths, tail.exclude, tail.start_at, tail.max_line, tail.rotate_wait)
+    # where the archive knows nothing of a file, it is read from the beginning
+    start_at = tail.start_at if tail.start_at != "archive" else "beginning"
+    return TailSpec(tail.paths, tail.exclude, start_at, tail.max_line, tail.rotate_wait)
 
 
 def _report_recovery(name: str, journal: Journal) -> None:
@@ -255,12 +267,12 @@ def _report_recovery(name: str, journal: Journal) -> None:
         log.error("journal %s: %s at byte %d: %s", name, damage.file, damage.position, damage.reason)
 
 
-def _check_own_certificate(settings: AgentSettings) -> None:
-    """A wrong or expired certificate of our own is a fault of the settings, said at the start."""
+def check_certificate(settings: AgentSettings) -> None:
+    """A wrong or expired certificate of our own, or a foreign key, is a fault of the settings. SettingsError."""
     tls = settings.tls
     if tls.cert is None or tls.insecure or not settings.manager:
         return
-    check_own_certificate(tls.cert, "node", settings.node.name)
+    check_own_certificate(tls.cert, "node", settings.node.name, key=tls.key)
 
 
 def _unheard(error: BaseException) -> None:

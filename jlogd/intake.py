@@ -10,9 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
+from jlogd.forward.positions import WAITING, Awaited, store
 from jlogd.journal import FrameView, Gap, Journal, Run, SourceKey
 from jlogd.journal.frame import Body, make_body
 from jlogd.journal.metadata import run_length
@@ -21,8 +22,8 @@ from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError
 from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import AGENT, COMMIT_FAILURES, COMMIT_SECONDS, GAPS, READ_BYTES, READ_RECORDS, Metrics
-from jlogd.runtime.worker import Worker
-from jlogd.tail import Item, Lines, Missing, Tailer
+from jlogd.runtime.worker import OnFailure, Worker
+from jlogd.tail import Item, Lines, Missing, SourceStatus, Tailer
 
 log = logging.getLogger(__name__)
 
@@ -214,13 +215,82 @@ class Intake:
 
 @dataclass(slots=True)
 class JournalParts:
-    """One journal and what fills it."""
+    """One journal and what fills it.
+
+    ``begin`` makes tailer and intake from the journal's positions: at once, or, while positions
+    are ``awaited`` from a manager, in the worker's thread once they are stored.
+    """
 
     name: str
     journal: Journal
-    tailer: Tailer
-    intake: Intake
-    worker: Worker
+    begin: Callable[[], tuple[Tailer, Intake]]
+    awaited: Awaited | None
+    on_failure: OnFailure
+    filling: tuple[Tailer, Intake] | None = None
+    problem: str | None = None  # why the positions that came back are not stored yet
+    worker: Worker = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the worker, not started; begin at once when nothing is awaited."""
+        self.worker = Worker(f"intake-{self.name}", lambda worker: self.run(worker.stopping), self.on_failure)
+        if self.awaited is None:
+            self.filling = self.begin()
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing is taken in at the moment."""
+        if self.filling is not None:
+            return self.filling[1].error
+        return self.problem or (WAITING if self.awaited is not None else None)
+
+    @property
+    def committed(self) -> dict[SourceKey, int]:
+        """What the disk has of each generation."""
+        return self.filling[1].committed if self.filling is not None else {}
+
+    def sources(self) -> list[SourceStatus]:
+        """What the tailer sees, by path; none before it exists."""
+        return self.filling[0].status() if self.filling is not None else []
+
+    def run(self, stopping: threading.Event) -> None:
+        """The worker: wait for positions where they are awaited, then take lines in, until ``stopping``."""
+        if self.filling is None:
+            if not self._restore(stopping):
+                return
+            self.filling = self.begin()
+        self.filling[1].run(stopping)
+
+    def _restore(self, stopping: threading.Event) -> bool:
+        """Store what a manager gives back, before anything is read; False when ``stopping`` came first."""
+        given = self.awaited.wait(stopping) if self.awaited is not None else ()
+        if given is None:
+            return False
+        if given or self.journal.sources:
+            store(self.journal, given)
+        while True:
+            try:
+                self.journal.commit()
+            except StorageError as error:
+                if self.problem is None:
+                    log.warning("journal %s: %s; waiting for space", self.name, error)
+                self.problem = str(error)
+                if stopping.wait(RETRY_S):
+                    return False
+            else:
+                return True
+
+    def wake(self) -> None:
+        """Make ``run`` look at ``stopping``."""
+        if self.awaited is not None:
+            self.awaited.wake()
+        if self.filling is not None:
+            self.filling[0].wake()
+
+    def close(self) -> None:
+        """Release descriptors, close the journal."""
+        if self.filling is not None:
+            self.filling[0].close()
+        self.journal.close()
 
 
 class JournalHistory:

@@ -40,12 +40,6 @@ def _exclude_pattern(value: object, info: ValidationInfo) -> object:
     return resolve_pattern(value, info) if isinstance(value, str) and "/" in value else value
 
 
-def _start_at(value: object) -> object:
-    if value == "archive":
-        raise ValueError('"archive" is not available in this version')
-    return value
-
-
 class NodeSettings(Section):
     """Who this node is, and where it keeps its journals."""
 
@@ -118,9 +112,10 @@ class TailSettings(Section):
     exclude: Annotated[tuple[Annotated[str, BeforeValidator(_exclude_pattern)], ...], ListOf] = Field(
         default=(), description="Globs that are not followed: a path, or a file name without a slash."
     )
-    start_at: Annotated[Literal["beginning", "end"], BeforeValidator(_start_at)] = Field(
+    start_at: Literal["beginning", "end", "archive"] = Field(
         default="beginning",
-        description="Where to begin in files that exist at the very first start: `beginning` or `end`.",
+        description="Where to begin in files that exist at the very first start: `beginning`, `end`, or `archive`: "
+        "wait for a manager and go on where its archive of an earlier spool of this node ends, else at the beginning.",
     )
     max_line: Annotated[int, SizeRange(64, 1 << 20)] = Field(
         default=1 << 20, description="Longer lines are kept in pieces."
@@ -223,6 +218,8 @@ class AgentSettings(Document):
                 )
         followed: dict[str, int] = {}
         for number, tail in enumerate(self.tail):
+            if tail.start_at == "archive" and not self.manager:
+                yield ("tail", number, "start_at"), '"archive" needs a [[manager]] whose archive that is'
             for index, path in enumerate(tail.paths):
                 if followed.setdefault(path, number) != number:
                     yield ("tail", number, "paths", index), f"{path} is followed by tail[{followed[path]}] already"

@@ -102,7 +102,7 @@ def _add_journal(part: JournalParts, journals: list[dict[str, Any]], subscribers
                 "first": reader.first,
                 "end": reader.end,
                 "bytes": reader.bytes_from(reader.first),
-                "error": part.intake.error,
+                "error": part.error,
             }
         )
         for subscriber in part.journal.subscribers():
@@ -123,9 +123,9 @@ def _subscriber(journal: str, name: str, checkpoint: int, lag: Lag) -> dict[str,
 
 
 def _sources(part: JournalParts) -> Iterator[dict[str, Any]]:
-    committed = part.intake.committed
-    for source in part.tailer.status():
-        yield _source_document(part.name, source, committed, part.intake.error)
+    committed = part.committed
+    for source in part.sources():
+        yield _source_document(part.name, source, committed, part.error)
 
 
 def _source_document(

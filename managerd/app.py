@@ -48,7 +48,7 @@ class Manager:
     def start(self, fail: OnFailure) -> None:
         """Take the lock, open the archive and the port. SettingsError, LockedError, StorageError, UnavailableError."""
         settings = self._settings = load(self._path)
-        _check_own_certificate(settings)
+        check_certificate(settings)
         data, name = settings.manager.data, settings.manager.name
         seed = self._clock.wall_ns() // 10**9  # of a new directory only: above what nodes remember of a lost one
         self._owner = Owner.acquire(data, name, seed=seed, what="archive", fs=self._fs, clock=self._clock)
@@ -111,6 +111,7 @@ class Manager:
         return {"schema": 1, "nodes": self._ingest.nodes() if self._ingest else []}
 
 
-def _check_own_certificate(settings: ManagerSettings) -> None:
+def check_certificate(settings: ManagerSettings) -> None:
+    """A wrong or expired certificate of our own, or a foreign key, is a fault of the settings. SettingsError."""
     if settings.tls.cert is not None and not settings.tls.insecure:
-        check_own_certificate(settings.tls.cert, "manager", settings.manager.name)
+        check_own_certificate(settings.tls.cert, "manager", settings.manager.name, key=settings.tls.key)

@@ -55,7 +55,10 @@ def check(settings_path: Path, *, as_json: bool) -> None:
     Example:
       jlogd check -c ./jlogd.toml
     """
+    from jlogd.app import check_certificate  # noqa: PLC0415 - as in run
+
     settings = load(settings_path)
+    check_certificate(settings)
     journals = settings.journal_names()
     if as_json:
         click.echo(dump({"schema": 1, "ok": True, "node": settings.node.name, "journals": journals}))
@@ -116,12 +119,13 @@ def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
         missing = [
             (name, journal) for name in names for journal in settings.journal_names() if (name, journal) not in begun
         ]
-        if not behind and not unread and not missing:
+        stuck = [item for item in document["journals"] if item["error"]]
+        if not behind and not unread and not missing and not stuck:
             break
         if not document["running"]:
             raise UnavailableError("jlogd is not running, and managers do not have everything: start it")
         if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlineError("not drained: " + "; ".join(_behind(behind, unread, missing)))
+            raise DeadlineError("not drained: " + "; ".join(_behind(behind, unread, missing, stuck)))
         time.sleep(DRAIN_POLL_S)
     if as_json:
         click.echo(dump({"schema": 1, "drained": True}))
@@ -129,9 +133,15 @@ def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
         click.echo("drained: every manager has everything")
 
 
-def _behind(behind: list[dict[str, Any]], unread: list[dict[str, Any]], missing: list[tuple[str, str]]) -> list[str]:
+def _behind(
+    behind: list[dict[str, Any]],
+    unread: list[dict[str, Any]],
+    missing: list[tuple[str, str]],
+    stuck: list[dict[str, Any]],
+) -> list[str]:
     parts = [f"{item['name']} lacks {item['lag_records']} records of {item['journal']}" for item in behind]
     parts += [f"{name} has not begun {journal}: reload jlogd (SIGHUP)" for name, journal in sorted(missing)]
+    parts += [f"journal {item['name']}: {item['error']}" for item in stuck]
     return parts + [f"{item['lag_bytes']} bytes of {item['path']} are not read" for item in unread]
 
 

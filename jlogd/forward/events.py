@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from jlogd.forward.messages import Ack, Hello, JournalOffer, JournalResume, NodeHello, Refusal, Welcome
+from jlogd.forward.messages import Ack, Hello, JournalOffer, JournalResume, NodeHello, Refusal, SourcePosition, Welcome
 from jlogd.journal.model import Offset, Term
 
 
@@ -150,6 +150,14 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenBack:
+    """The manager's answer to a journal that wants positions; None: it is too old to know the question."""
+
+    journal: int
+    sources: tuple[SourcePosition, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class MoveBack:
     """The manager lost what it had: the checkpoint goes back, durably, before anything is sent."""
 
@@ -203,5 +211,15 @@ class Refused:
 
 
 Effect: TypeAlias = (
-    StoreEpoch | SendHello | LookUp | MoveBack | Advance | Forked | SendResume | Stream | CreditGrown | Refused
+    StoreEpoch
+    | SendHello
+    | GivenBack
+    | LookUp
+    | MoveBack
+    | Advance
+    | Forked
+    | SendResume
+    | Stream
+    | CreditGrown
+    | Refused
 )

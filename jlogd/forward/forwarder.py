@@ -20,6 +20,7 @@ from jlogd.forward.events import Identity
 from jlogd.forward.history import Source
 from jlogd.forward.link import LOST, Link, Outcome
 from jlogd.forward.messages import FOR_A_PERSON
+from jlogd.forward.positions import Awaited
 from jlogd.journal import Journal
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.certificates import diagnose
@@ -57,15 +58,20 @@ class Forwarder:
         host: str | None = None,
         machine_id: str | None = None,
         instance: bytes = _INSTANCE,
+        awaited: Mapping[str, Awaited] | None = None,
         fs: FileSystem = OS,
         clock: Clock = SYSTEM,
     ) -> None:
-        """``tls`` None: loopback only. Adds the subscriber, at the oldest kept offset, where it is not there yet."""
+        """``tls`` None: loopback only. Adds the subscriber, at the oldest kept offset, where it is not there yet.
+
+        ``awaited``: the new journals that ask the manager for their sources' positions, by name.
+        """
         if len(journals) > JOURNALS_MAX:
             raise SettingsError([f"{len(journals)} journals: at most {JOURNALS_MAX} are allowed"])
         self.address = address
         self.subscriber = subscriber
         self._journals = dict(sorted(journals.items()))
+        self._awaited = awaited or {}
         self._node = node
         self._subcluster = subcluster
         self._host = host if host is not None else socket.gethostname()
@@ -96,6 +102,7 @@ class Forwarder:
         journals: Mapping[str, Journal],
         on_failure: OnFailure,
         *,
+        awaited: Mapping[str, Awaited] | None = None,
         fs: FileSystem = OS,
         clock: Clock = SYSTEM,
     ) -> Self:
@@ -113,6 +120,7 @@ class Forwarder:
             subcluster=settings.node.subcluster,
             epochs=settings.directory / EPOCHS_FILE,
             tls=tls,
+            awaited=awaited,
             fs=fs,
             clock=clock,
         )
@@ -197,7 +205,10 @@ class Forwarder:
 
     def _sources(self) -> list[Source]:
         """The journals with their subscribers, looked up anew for each session: an operator may have changed them."""
-        return [Source(name, journal, journal.subscriber(self.subscriber)) for name, journal in self._journals.items()]
+        return [
+            Source(name, journal, journal.subscriber(self.subscriber), self._awaited.get(name))
+            for name, journal in self._journals.items()
+        ]
 
     def _explain(self, outcome: Outcome) -> Outcome:
         """GRPC says little about a connection that never was: ask again in a way that tells more."""

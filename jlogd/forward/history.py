@@ -4,23 +4,29 @@ from dataclasses import dataclass
 
 from jlogd.forward.events import LocalJournal, Located, Place
 from jlogd.forward.messages import JournalOffer, terms_max
+from jlogd.forward.positions import Awaited
 from jlogd.journal import Journal, Offset, Reader, Subscriber
 from jlogd.journal.frame import gap_chain
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One journal as one subscriber sees it; its place in the list is its index in the session."""
+    """One journal as one subscriber sees it; its place in the list is its index in the session.
+
+    ``awaited``: it is new, and asks for the positions of its sources.
+    """
 
     name: str
     journal: Journal
     subscriber: Subscriber
+    awaited: Awaited | None = None
 
 
 def offer(source: Source) -> LocalJournal:
     """The journal as it is now."""
     tip, subscriber = source.journal.tip(), source.subscriber
-    facts = JournalOffer(source.name, source.journal.id, tip.first, tip.end, subscriber.checkpoint)
+    wants = source.awaited is not None and source.awaited.pending
+    facts = JournalOffer(source.name, source.journal.id, tip.first, tip.end, subscriber.checkpoint, wants)
     return LocalJournal(facts, subscriber.origin, subscriber.acknowledged)
 
 

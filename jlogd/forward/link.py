@@ -211,6 +211,7 @@ class Link:
             return effects
 
     def _perform(self, effects: list[ev.Effect]) -> None:
+        """All but CreditGrown, which needs nothing: the step itself woke the sender."""
         for effect in effects:
             match effect:
                 case ev.Advance():
@@ -225,6 +226,8 @@ class Link:
                 case ev.StoreEpoch():
                     self._epochs.store(effect.subscriber, effect.epoch)
                     self._perform(self._step(ev.EpochStored(tuple(offer(source) for source in self._sources))))
+                case ev.GivenBack():
+                    self._given_back(effect)
                 case ev.LookUp():
                     count = len(self._sources)
                     found = tuple(locate(self._sources[place.journal], place, count) for place in effect.places)
@@ -237,13 +240,16 @@ class Link:
                     self._stream(effect)
                 case ev.Refused():
                     self._refused(effect)
-                case ev.CreditGrown():
-                    pass  # the sender was woken by the step itself
 
     def _send(self, request: pb.DeliverRequest) -> None:
         with self._changed:
             self._outbox.append(request)
             self._changed.notify_all()
+
+    def _given_back(self, effect: ev.GivenBack) -> None:
+        source = self._sources[effect.journal]
+        if source.awaited is not None:
+            source.awaited.answer(source.subscriber.name, self._core.manager, effect.sources)
 
     def _move_back(self, effect: ev.MoveBack) -> None:
         source = self._sources[effect.journal]

@@ -23,6 +23,11 @@ TERMS_TOTAL_MAX = 65536  # of all journals in one message: 28 bytes each, so Wel
 TEXT_MAX = 255  # host name, machine id, subcluster, one capability
 WORDS_MAX = 64  # capabilities
 FRAMES_MAX = 4 << 20  # bytes of one `frames` message
+SOURCES_BYTES_MAX = 2 << 20  # of positions in one Welcome: beside its terms it still fits one message
+PATH_MAX = 4096  # Linux: PATH_MAX
+PROOF_MAX = 4096  # state or ladder of one position; jlogd.tail writes 80 and up to 384 bytes
+POSITION_OVERHEAD = 40  # tags, lengths and numbers of one position
+SOURCES = "sources"  # capability of a manager: it gives positions back to a journal that wants them
 OFFSET_MAX = (1 << 63) - 1  # leaves room so that no sum of offsets can overflow anybody's integers
 
 
@@ -85,17 +90,19 @@ class Hello:
     manager: str
     subscriber: str
     epoch: int
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class JournalOffer:
-    """One journal of the node."""
+    """One journal of the node. ``wants_sources``: it is new, and positions may come back from the archive."""
 
     journal: str
     journal_id: bytes
     first: Offset
     end: Offset
     checkpoint: Offset
+    wants_sources: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +120,30 @@ class NodeHello:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePosition:
+    """How far one generation of one source stands in the archive; ``state`` and ``ladder`` as in a ``Run``."""
+
+    path: bytes
+    generation: int
+    position: int
+    state: bytes
+    ladder: bytes
+
+    @property
+    def length(self) -> int:
+        """Bytes on the wire, at most."""
+        return len(self.path) + len(self.state) + len(self.ladder) + POSITION_OVERHEAD
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaEnd:
-    """Where a replica ends, or that there is none of this journal id."""
+    """Where a replica ends, or that there is none of this journal id; ``sources`` where they were wanted."""
 
     present: bool
     next_offset: Offset = ZERO
     chain: bytes = b""
     terms: tuple[Term, ...] = ()
+    sources: tuple[SourcePosition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +252,8 @@ def check_hello(hello: Hello) -> None:
     """Everything in a manager's Hello except whether we want it."""
     check_name("manager", hello.manager)
     check_name("subscriber", hello.subscriber)
+    if len(hello.capabilities) > WORDS_MAX or any(len(word) > TEXT_MAX for word in hello.capabilities):
+        raise ProtocolError(f"at most {WORDS_MAX} capabilities of {TEXT_MAX} characters are allowed")
 
 
 def check_node_hello(hello: NodeHello) -> None:
@@ -263,6 +289,21 @@ def check_welcome(welcome: Welcome, journals: int) -> None:
             check_offset("next_offset", end.next_offset)
             check_chain(end.chain, may_be_empty=False)
             check_terms(end.terms)
+        for source in end.sources:
+            check_source(source)
+    if sum(source.length for end in welcome.replicas for source in end.sources) > SOURCES_BYTES_MAX:
+        raise ProtocolError(f"positions of more than {SOURCES_BYTES_MAX} bytes")
+
+
+def check_source(source: SourcePosition) -> None:
+    """ProtocolError for a position that no node of ours can have written."""
+    if not (source.path.startswith(b"/") and len(source.path) <= PATH_MAX):
+        raise ProtocolError(f"a source position for {source.path[:80]!r}, which is no absolute path")
+    if not 0 < source.generation < 1 << 32:
+        raise ProtocolError(f"source generation {source.generation} is out of range")
+    check_offset("source position", source.position)
+    if max(len(source.state), len(source.ladder)) > PROOF_MAX:
+        raise ProtocolError(f"the proof of a source position has more than {PROOF_MAX} bytes")
 
 
 def check_resume(resumes: Sequence[JournalResume], replicas: Sequence[ReplicaEnd]) -> None:

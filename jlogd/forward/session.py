@@ -3,7 +3,7 @@
     state       event              next        effects
     CONNECTED   HelloReceived      STORING     StoreEpoch                     | refused: → REFUSING SendHello, Refused
     STORING     EpochStored        OFFERED     SendHello
-    OFFERED     WelcomeReceived    COMPARING   LookUp
+    OFFERED     WelcomeReceived    COMPARING   GivenBack … (for journals that want positions), LookUp
     COMPARING   HistoryFound       COMPARING   LookUp (where a fork or a beginning needs its base)
                                    STREAMING   MoveBack | Advance | Forked …, SendResume, Stream
     STREAMING   FramesSent         STREAMING   -
@@ -31,6 +31,7 @@ from jlogd.forward.events import (
     Event,
     Forked,
     FramesSent,
+    GivenBack,
     HelloReceived,
     HistoryFound,
     Identity,
@@ -51,6 +52,7 @@ from jlogd.forward.events import (
 from jlogd.forward.messages import (
     OFFSET_MAX,
     PROTOCOL,
+    SOURCES,
     JournalResume,
     Kind,
     NodeHello,
@@ -97,6 +99,7 @@ class NodeSession:
         self.state = State.CONNECTED
         self.manager = ""
         self._identity = identity
+        self._gives_back = False  # the manager knows what ``wants_sources`` means
         self._journals: tuple[LocalJournal, ...] = ()
         self._replicas: tuple[ReplicaEnd, ...] = ()
         self._plans: dict[int, _Plan] = {}
@@ -146,6 +149,7 @@ class NodeSession:
                     f"subscriber {hello.subscriber!r}: an older copy of its data directory is running",
                 )
             ]
+        self._gives_back = SOURCES in hello.capabilities
         self.state = State.STORING
         return [StoreEpoch(hello.subscriber, hello.epoch)]
 
@@ -170,10 +174,13 @@ class NodeSession:
         self._credit = event.welcome.credit
         self.state = State.COMPARING
         places = []
+        given: list[Effect] = []
         for index, (end, journal) in enumerate(zip(self._replicas, self._journals, strict=True)):
+            if journal.offer.wants_sources:
+                given.append(GivenBack(index, end.sources if self._gives_back else None))
             nothing = journal.origin if journal.acknowledged else journal.offer.checkpoint
             places.append(Place(index, end.next_offset if end.present else nothing))
-        return [LookUp(tuple(places))]
+        return [*given, LookUp(tuple(places))]
 
     def _compare(self, event: HistoryFound) -> list[Effect]:
         plans = dict(self._plans)

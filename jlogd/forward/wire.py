@@ -19,6 +19,7 @@ from jlogd.forward.messages import (
     ProtocolError,
     Refusal,
     ReplicaEnd,
+    SourcePosition,
     Welcome,
 )
 from jlogd.journal.frame import FRAME_MAX, HEADER_LENGTH
@@ -75,15 +76,11 @@ def response_to_pb(message: ToNode) -> pb.DeliverResponse:
                 manager=message.manager,
                 subscriber=message.subscriber,
                 epoch=message.epoch,
+                capabilities=message.capabilities,
             )
             return pb.DeliverResponse(hello=hello)
         case Welcome():
-            replicas = [
-                pb.ReplicaEnd(
-                    present=end.present, next_offset=end.next_offset, chain=end.chain, terms=_terms_to_pb(end.terms)
-                )
-                for end in message.replicas
-            ]
+            replicas = [_replica_to_pb(end) for end in message.replicas]
             return pb.DeliverResponse(welcome=pb.Welcome(replicas=replicas, credit=message.credit))
         case Ack():
             acks = [pb.JournalAck(journal=ack.journal, end=ack.end) for ack in message.journals]
@@ -100,16 +97,33 @@ def response_from_pb(response: pb.DeliverResponse) -> ToNode:
         return Ack(acks, response.ack.credit)
     if which == "hello":
         hello = response.hello
-        return Hello(hello.protocol, hello.manager, hello.subscriber, hello.epoch)
+        return Hello(hello.protocol, hello.manager, hello.subscriber, hello.epoch, tuple(hello.capabilities))
     if which == "welcome":
-        replicas = tuple(
-            ReplicaEnd(end.present, Offset(end.next_offset), end.chain, _terms_from_pb(end.terms))
-            for end in response.welcome.replicas
-        )
+        replicas = tuple(_replica_from_pb(end) for end in response.welcome.replicas)
         return Welcome(replicas, response.welcome.credit)
     if which == "refusal":
         return Refusal(response.refusal.reason, response.refusal.message)
     raise ProtocolError("the manager sent a message that this version does not know")
+
+
+def _replica_to_pb(end: ReplicaEnd) -> pb.ReplicaEnd:
+    sources = [
+        pb.SourcePosition(
+            path=one.path, generation=one.generation, position=one.position, state=one.state, ladder=one.ladder
+        )
+        for one in end.sources
+    ]
+    terms = _terms_to_pb(end.terms)
+    return pb.ReplicaEnd(
+        present=end.present, next_offset=end.next_offset, chain=end.chain, terms=terms, sources=sources
+    )
+
+
+def _replica_from_pb(end: pb.ReplicaEnd) -> ReplicaEnd:
+    sources = tuple(
+        SourcePosition(one.path, one.generation, one.position, one.state, one.ladder) for one in end.sources
+    )
+    return ReplicaEnd(end.present, Offset(end.next_offset), end.chain, _terms_from_pb(end.terms), sources)
 
 
 # ---------------------------------------------------------------------- node to manager
@@ -144,6 +158,7 @@ def _node_hello_to_pb(hello: NodeHello) -> pb.NodeHello:
                 first=offer.first,
                 end=offer.end,
                 checkpoint=offer.checkpoint,
+                wants_sources=offer.wants_sources,
             )
             for offer in hello.journals
         ],
@@ -157,7 +172,12 @@ def request_from_pb(request: pb.DeliverRequest) -> ToManager:
         hello = request.hello
         offers = tuple(
             JournalOffer(
-                offer.journal, offer.journal_id, Offset(offer.first), Offset(offer.end), Offset(offer.checkpoint)
+                offer.journal,
+                offer.journal_id,
+                Offset(offer.first),
+                Offset(offer.end),
+                Offset(offer.checkpoint),
+                offer.wants_sources,
             )
             for offer in hello.journals
         )

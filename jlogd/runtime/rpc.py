@@ -243,8 +243,10 @@ def error_of(reason: str, message: str) -> JlogdError:
 # ---------------------------------------------------------------------- our own certificate
 
 
-def check_own_certificate(path: Path, role: str, name: str, *, now: datetime | None = None) -> None:
-    """Before it is used: SettingsError when it is expired, not yet valid, or issued to somebody else."""
+def check_own_certificate(
+    path: Path, role: str, name: str, *, key: Path | None = None, now: datetime | None = None
+) -> None:
+    """Before it is used: SettingsError when it is expired, not yet valid, issued to somebody else, or not ``key``'s."""
     moment = now or datetime.now(UTC)
     try:
         # CPython's own decoder (its test helper, there since 2.6): the cryptography package would stay in memory, 20 MB
@@ -264,5 +266,12 @@ def check_own_certificate(path: Path, role: str, name: str, *, now: datetime | N
     if found != (role, name):
         says = f"{found[0]} {found[1]!r}" if found[0] else "nobody of this fleet"
         faults.append(f"tls.cert: {path} was issued to {says}, the settings say {role} {name!r}")
+    if key is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path, key)
+        except (OSError, ssl.SSLError) as error:
+            mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+            what = f"does not belong to the certificate {path}" if mismatch else f"cannot be used: {error}"
+            faults.append(f"tls.key: {key} {what}")
     if faults:
         raise SettingsError(faults)

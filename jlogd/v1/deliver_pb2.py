@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16jlogd/v1/deliver.proto\x12\x08jlogd.v1\"w\n\x0e\x44\x65liverRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.jlogd.v1.NodeHelloH\x00\x12\"\n\x06resume\x18\x02 \x01(\x0b\x32\x10.jlogd.v1.ResumeH\x00\x12\x10\n\x06\x66rames\x18\x03 \x01(\x0cH\x00\x42\t\n\x07message\"\xa8\x01\n\x0f\x44\x65liverResponse\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.jlogd.v1.HelloH\x00\x12$\n\x07welcome\x18\x02 \x01(\x0b\x32\x11.jlogd.v1.WelcomeH\x00\x12\x1c\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\r.jlogd.v1.AckH\x00\x12$\n\x07refusal\x18\x04 \x01(\x0b\x32\x11.jlogd.v1.RefusalH\x00\x42\t\n\x07message\"c\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07manager\x18\x02 \x01(\t\x12\x12\n\nsubscriber\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\"\xc7\x01\n\tNodeHello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x12\n\nsubcluster\x18\x03 \x01(\t\x12\x12\n\nsubscriber\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x12\n\nmachine_id\x18\x06 \x01(\t\x12\x10\n\x08instance\x18\x07 \x01(\x0c\x12\x14\n\x0c\x63\x61pabilities\x18\x08 \x03(\t\x12(\n\x08journals\x18\t \x03(\x0b\x32\x16.jlogd.v1.JournalOffer\"c\n\x0cJournalOffer\x12\x0f\n\x07journal\x18\x01 \x01(\t\x12\x12\n\njournal_id\x18\x02 \x01(\x0c\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x04\x12\x12\n\ncheckpoint\x18\x05 \x01(\x04\"5\n\x04Term\x12\x0f\n\x07\x63ounter\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x06\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\"A\n\x07Welcome\x12&\n\x08replicas\x18\x01 \x03(\x0b\x32\x14.jlogd.v1.ReplicaEnd\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\"`\n\nReplicaEnd\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x04\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x1d\n\x05terms\x18\x04 \x03(\x0b\x32\x0e.jlogd.v1.Term\"3\n\x06Resume\x12)\n\x08journals\x18\x01 \x03(\x0b\x32\x17.jlogd.v1.JournalResume\"\xc8\x01\n\rJournalResume\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.jlogd.v1.JournalResume.Kind\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x1d\n\x05terms\x18\x04 \x03(\x0b\x32\x0e.jlogd.v1.Term\"N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_CONTINUE\x10\x01\x12\x0e\n\nKIND_BEGIN\x10\x02\x12\r\n\tKIND_FORK\x10\x03\"=\n\x03\x41\x63k\x12&\n\x08journals\x18\x01 \x03(\x0b\x32\x14.jlogd.v1.JournalAck\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\"*\n\nJournalAck\x12\x0f\n\x07journal\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\"*\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2T\n\x0e\x44\x65liverService\x12\x42\n\x07\x44\x65liver\x12\x18.jlogd.v1.DeliverRequest\x1a\x19.jlogd.v1.DeliverResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16jlogd/v1/deliver.proto\x12\x08jlogd.v1\"w\n\x0e\x44\x65liverRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x13.jlogd.v1.NodeHelloH\x00\x12\"\n\x06resume\x18\x02 \x01(\x0b\x32\x10.jlogd.v1.ResumeH\x00\x12\x10\n\x06\x66rames\x18\x03 \x01(\x0cH\x00\x42\t\n\x07message\"\xa8\x01\n\x0f\x44\x65liverResponse\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.jlogd.v1.HelloH\x00\x12$\n\x07welcome\x18\x02 \x01(\x0b\x32\x11.jlogd.v1.WelcomeH\x00\x12\x1c\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\r.jlogd.v1.AckH\x00\x12$\n\x07refusal\x18\x04 \x01(\x0b\x32\x11.jlogd.v1.RefusalH\x00\x42\t\n\x07message\"c\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07manager\x18\x02 \x01(\t\x12\x12\n\nsubscriber\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\"\xc7\x01\n\tNodeHello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x12\n\nsubcluster\x18\x03 \x01(\t\x12\x12\n\nsubscriber\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x12\n\nmachine_id\x18\x06 \x01(\t\x12\x10\n\x08instance\x18\x07 \x01(\x0c\x12\x14\n\x0c\x63\x61pabilities\x18\x08 \x03(\t\x12(\n\x08journals\x18\t \x03(\x0b\x32\x16.jlogd.v1.JournalOffer\"z\n\x0cJournalOffer\x12\x0f\n\x07journal\x18\x01 \x01(\t\x12\x12\n\njournal_id\x18\x02 \x01(\x0c\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x04\x12\x12\n\ncheckpoint\x18\x05 \x01(\x04\x12\x15\n\rwants_sources\x18\x06 \x01(\x08\"5\n\x04Term\x12\x0f\n\x07\x63ounter\x18\x01 \x01(\r\x12\r\n\x05nonce\x18\x02 \x01(\x06\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\"A\n\x07Welcome\x12&\n\x08replicas\x18\x01 \x03(\x0b\x32\x14.jlogd.v1.ReplicaEnd\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\"\x8b\x01\n\nReplicaEnd\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x04\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x1d\n\x05terms\x18\x04 \x03(\x0b\x32\x0e.jlogd.v1.Term\x12)\n\x07sources\x18\x05 \x03(\x0b\x32\x18.jlogd.v1.SourcePosition\"c\n\x0eSourcePosition\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\x0c\x12\x0e\n\x06ladder\x18\x05 \x01(\x0c\"3\n\x06Resume\x12)\n\x08journals\x18\x01 \x03(\x0b\x32\x17.jlogd.v1.JournalResume\"\xc8\x01\n\rJournalResume\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.jlogd.v1.JournalResume.Kind\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x1d\n\x05terms\x18\x04 \x03(\x0b\x32\x0e.jlogd.v1.Term\"N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_CONTINUE\x10\x01\x12\x0e\n\nKIND_BEGIN\x10\x02\x12\r\n\tKIND_FORK\x10\x03\"=\n\x03\x41\x63k\x12&\n\x08journals\x18\x01 \x03(\x0b\x32\x14.jlogd.v1.JournalAck\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\"*\n\nJournalAck\x12\x0f\n\x07journal\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\"*\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2T\n\x0e\x44\x65liverService\x12\x42\n\x07\x44\x65liver\x12\x18.jlogd.v1.DeliverRequest\x1a\x19.jlogd.v1.DeliverResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODEHELLO']._serialized_start=430
   _globals['_NODEHELLO']._serialized_end=629
   _globals['_JOURNALOFFER']._serialized_start=631
-  _globals['_JOURNALOFFER']._serialized_end=730
-  _globals['_TERM']._serialized_start=732
-  _globals['_TERM']._serialized_end=785
-  _globals['_WELCOME']._serialized_start=787
-  _globals['_WELCOME']._serialized_end=852
-  _globals['_REPLICAEND']._serialized_start=854
-  _globals['_REPLICAEND']._serialized_end=950
-  _globals['_RESUME']._serialized_start=952
-  _globals['_RESUME']._serialized_end=1003
-  _globals['_JOURNALRESUME']._serialized_start=1006
-  _globals['_JOURNALRESUME']._serialized_end=1206
-  _globals['_JOURNALRESUME_KIND']._serialized_start=1128
-  _globals['_JOURNALRESUME_KIND']._serialized_end=1206
-  _globals['_ACK']._serialized_start=1208
-  _globals['_ACK']._serialized_end=1269
-  _globals['_JOURNALACK']._serialized_start=1271
-  _globals['_JOURNALACK']._serialized_end=1313
-  _globals['_REFUSAL']._serialized_start=1315
-  _globals['_REFUSAL']._serialized_end=1357
-  _globals['_DELIVERSERVICE']._serialized_start=1359
-  _globals['_DELIVERSERVICE']._serialized_end=1443
+  _globals['_JOURNALOFFER']._serialized_end=753
+  _globals['_TERM']._serialized_start=755
+  _globals['_TERM']._serialized_end=808
+  _globals['_WELCOME']._serialized_start=810
+  _globals['_WELCOME']._serialized_end=875
+  _globals['_REPLICAEND']._serialized_start=878
+  _globals['_REPLICAEND']._serialized_end=1017
+  _globals['_SOURCEPOSITION']._serialized_start=1019
+  _globals['_SOURCEPOSITION']._serialized_end=1118
+  _globals['_RESUME']._serialized_start=1120
+  _globals['_RESUME']._serialized_end=1171
+  _globals['_JOURNALRESUME']._serialized_start=1174
+  _globals['_JOURNALRESUME']._serialized_end=1374
+  _globals['_JOURNALRESUME_KIND']._serialized_start=1296
+  _globals['_JOURNALRESUME_KIND']._serialized_end=1374
+  _globals['_ACK']._serialized_start=1376
+  _globals['_ACK']._serialized_end=1437
+  _globals['_JOURNALACK']._serialized_start=1439
+  _globals['_JOURNALACK']._serialized_end=1481
+  _globals['_REFUSAL']._serialized_start=1483
+  _globals['_REFUSAL']._serialized_end=1525
+  _globals['_DELIVERSERVICE']._serialized_start=1527
+  _globals['_DELIVERSERVICE']._serialized_end=1611
 # @@protoc_insertion_point(module_scope)

@@ -112,7 +112,9 @@ class Hello(_message.Message):
     """Fencing number of the manager's data directory: grows with every start. A node refuses one lower than it has seen for this subscriber."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What this side can do beyond the protocol version; unknown words are ignored."""
+        """What this side can do beyond the protocol version; unknown words are ignored.
+        "sources": it answers JournalOffer.wants_sources.
+        """
 
     def __init__(
         self,
@@ -195,6 +197,7 @@ class JournalOffer(_message.Message):
     FIRST_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    WANTS_SOURCES_FIELD_NUMBER: _builtins.int
     journal: _builtins.str
     journal_id: _builtins.bytes
     """16 bytes."""
@@ -204,6 +207,8 @@ class JournalOffer(_message.Message):
     """Committed end on the node."""
     checkpoint: _builtins.int
     """The subscriber's checkpoint: where a manager that has nothing begins."""
+    wants_sources: _builtins.bool
+    """The journal is new and nothing was read into it yet: the manager gives back where its archive of this name stands in each source."""
     def __init__(
         self,
         *,
@@ -212,10 +217,11 @@ class JournalOffer(_message.Message):
         first: _builtins.int = ...,
         end: _builtins.int = ...,
         checkpoint: _builtins.int = ...,
+        wants_sources: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "end", b"end", "first", b"first", "journal", b"journal", "journal_id", b"journal_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "end", b"end", "first", b"first", "journal", b"journal", "journal_id", b"journal_id", "wants_sources", b"wants_sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +289,7 @@ class ReplicaEnd(_message.Message):
     NEXT_OFFSET_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     present: _builtins.bool
     """False: the manager has nothing of this journal id."""
     next_offset: _builtins.int
@@ -293,6 +300,12 @@ class ReplicaEnd(_message.Message):
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """The terms of the replica, oldest first, at most 1024, the newest last."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
+        """Only for a journal that wants them: positions that older journals of this node and name reached, from what the archive committed,
+        the newest generations first; at most 2 MiB in one Welcome.
+        """
+
     def __init__(
         self,
         *,
@@ -300,14 +313,52 @@ class ReplicaEnd(_message.Message):
         next_offset: _builtins.int = ...,
         chain: _builtins.bytes = ...,
         terms: _abc.Iterable[Global___Term] | None = ...,
+        sources: _abc.Iterable[Global___SourcePosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "next_offset", b"next_offset", "present", b"present", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "next_offset", b"next_offset", "present", b"present", "sources", b"sources", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaEnd: _TypeAlias = ReplicaEnd  # noqa: Y015
+
+@_typing.final
+class SourcePosition(_message.Message):
+    """How far one generation of one source stands in the archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LADDER_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    """Absolute path, 1 to 4096 bytes."""
+    generation: _builtins.int
+    """Counts the contents that the path has had, from 1."""
+    position: _builtins.int
+    """Next byte to read, from the start of the generation's content."""
+    state: _builtins.bytes
+    """Proof of which content it is, and rungs below the position, as the node wrote them (docs/journal-format.md); at most 4096 bytes each."""
+    ladder: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        generation: _builtins.int = ...,
+        position: _builtins.int = ...,
+        state: _builtins.bytes = ...,
+        ladder: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "ladder", b"ladder", "path", b"path", "position", b"position", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourcePosition: _TypeAlias = SourcePosition  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):

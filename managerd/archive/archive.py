@@ -70,7 +70,7 @@ class Archive:
         self._open_max = open_max
         self._fs = fs
         self._clock = clock
-        self._current: dict[tuple[str, str], Replica] = {}
+        self._current: dict[tuple[str, str, bytes | None], Replica] = {}  # None: the newest of all
         self._open: OrderedDict[Path, Journal] = OrderedDict()  # least recently used first
         self._syncfs = _syncfs_counts(data)
 
@@ -103,18 +103,23 @@ class Archive:
             clock=clock,
         )
 
-    def current(self, node: str, journal: str) -> Replica | None:
-        """The newest incarnation of a log; None when nothing was ever begun. UsageError, FormatError, StorageError."""
-        key = (node, journal)
+    def current(self, node: str, journal: str, journal_id: bytes | None = None) -> Replica | None:
+        """The newest incarnation of a log, of that journal id if one is given; None when there is none.
+
+        A node whose journal comes back (a spool that was not mounted for a while) goes on where its
+        own incarnation ends, not where another one does. UsageError, FormatError, StorageError.
+        """
+        key = (node, journal, journal_id)
         if key not in self._current:
             log = log_dir(self.data, node, journal)
             try:
                 begun = begun_incarnations(log, self._fs)
             except OSError as error:
                 raise StorageError(f"{log}: cannot be read: {error}") from error
-            if not begun:
+            fitting = [one for one in begun if journal_id in (None, one.journal_id)]
+            if not fitting:
                 return None
-            self._current[key] = Replica(self, node, journal, begun[-1])
+            self._current[key] = Replica(self, node, journal, fitting[-1])
         return self._current[key]
 
     def begin(self, node: str, journal: str, journal_id: bytes, *, first: Offset, base: Base | None = None) -> Replica:
@@ -147,7 +152,7 @@ class Archive:
         )
         self._open[incarnation.path] = opened
         replica = Replica(self, node, journal, incarnation)
-        self._current[node, journal] = replica
+        self._current[node, journal, None] = self._current[node, journal, journal_id] = replica
         return replica
 
     def commit(self, replicas: Iterable[Replica]) -> None:

@@ -47,7 +47,10 @@ def check(settings_path: Path, *, as_json: bool) -> None:
     Example:
       managerd check -c ./managerd.toml
     """
+    from managerd.app import check_certificate  # noqa: PLC0415 - as in run
+
     settings = load(settings_path)
+    check_certificate(settings)
     if as_json:
         print_json({"ok": True, "manager": settings.manager.name, "subscriber": settings.subscriber})
     else:

@@ -179,6 +179,8 @@ class LiveSession:
         parts = self._parts
         found = parts.writer.call(lambda: replicas.find(parts.archive, effect.node, effect.journals))
         ends, self._replicas = await asyncio.wrap_future(found)
+        if any(offer.wants_sources for offer in effect.journals):  # reads files only: beside the writer's thread
+            ends = await asyncio.to_thread(replicas.give_back, parts.archive.data, effect.node, effect.journals, ends)
         if not self._over:
             self._step(ev.ReplicasFound(ends, parts.budget.window()))
 

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from jlogd.forward.messages import (
     FRAMES_MAX,
     PROTOCOL,
+    SOURCES,
     Ack,
     Hello,
     JournalAck,
@@ -124,7 +125,7 @@ class ManagerSession:
 
     def _started(self, event: Started) -> list[Effect]:  # noqa: ARG002 - one shape for all entries
         self.state = State.GREETED
-        return [SendHello(Hello(self._protocol, self._manager, self._subscriber, self._epoch))]
+        return [SendHello(Hello(self._protocol, self._manager, self._subscriber, self._epoch, (SOURCES,)))]
 
     def _node_hello(self, event: NodeHelloReceived) -> list[Effect]:
         hello = event.hello

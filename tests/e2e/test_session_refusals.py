@@ -23,6 +23,7 @@ from jlogd.runtime.rpc import (
 from jlogd.v1 import deliver_pb2 as pb
 from managerd import pki
 from tests.support.certificates import files, forge
+from tests.support.fleet import Fleet, Tail
 from tests.support.sessions import Bench, Manager, bench, until
 
 
@@ -359,3 +360,17 @@ def test_no_certificate_no_session(fleet: Bench) -> None:
         deliver = channel.stream_stream(DELIVER_METHOD)
         with pytest.raises(grpc.RpcError):
             next(deliver(iter(())))
+
+
+def test_a_key_of_somebody_else_is_found_before_it_is_used(tmp_path: Path) -> None:
+    """`check` and `run` both name the key that does not belong to the certificate."""
+    with Fleet(tmp_path / "fleet") as fleet:
+        manager = fleet.manager("m1")
+        node = fleet.node("n1", [Tail("app", (str(tmp_path / "app.log"),))], [manager])
+        other = fleet.manager("m2").directory / "m2.key"
+        for daemon in (manager, node):
+            text = daemon.settings.read_text()
+            daemon.settings.write_text(text.replace(str(daemon.directory / f"{daemon.name}.key"), str(other)))
+            for word in ("check", "run"):
+                done = daemon.command(word)
+                assert (done.code, "does not belong to the certificate" in done.err) == (3, True), done.err

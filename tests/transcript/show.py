@@ -4,7 +4,16 @@ import dataclasses
 from enum import Enum
 from typing import Any
 
-from jlogd.forward.messages import Hello, JournalAck, JournalOffer, JournalResume, Kind, NodeHello, ReplicaEnd
+from jlogd.forward.messages import (
+    Hello,
+    JournalAck,
+    JournalOffer,
+    JournalResume,
+    Kind,
+    NodeHello,
+    ReplicaEnd,
+    SourcePosition,
+)
 from jlogd.journal.model import Term
 
 
@@ -35,9 +44,13 @@ def _short(value: Any) -> str | None:
         case JournalResume(kind=Kind.CONTINUE):
             return "CONTINUE"
         case JournalOffer():
-            return f"{value.journal}[{value.first},{value.end})@{value.checkpoint}"
+            wants = " wants positions" if value.wants_sources else ""
+            return f"{value.journal}[{value.first},{value.end})@{value.checkpoint}{wants}"
         case ReplicaEnd():
-            return f"{value.next_offset}~{show(value.chain)}~{show(value.terms)}" if value.present else "absent"
+            end = f"{value.next_offset}~{show(value.chain)}~{show(value.terms)}" if value.present else "absent"
+            return f"{end} with {show(value.sources)}" if value.sources else end
+        case SourcePosition():
+            return f"{show(value.path)} at {value.position}"
         case NodeHello():
             who = f"{value.node} on {value.host}, {show(value.instance)}"
             return f"{who}, for {value.subscriber} {show(value.journals)}"

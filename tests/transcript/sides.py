@@ -2,10 +2,10 @@
 
 import copy
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jlogd.forward import events as ne
-from jlogd.forward.messages import JournalOffer, NodeHello, ReplicaEnd
+from jlogd.forward.messages import JournalOffer, NodeHello, ReplicaEnd, SourcePosition
 from jlogd.journal.model import Offset, Term
 from managerd.ingest import events as me
 from managerd.ingest.session import ManagerSession
@@ -16,12 +16,13 @@ FRAME_BYTES = 100  # on the wire
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: its offsets, who wrote it, and text that no other frame has."""
+    """One frame: its offsets, who wrote it, text that no other frame has, where its one source stands behind it."""
 
     first: int
     end: int
     term: tuple[int, int]
     text: str
+    position: int = 0
 
 
 def chain(frames: list[Frame], start: bytes = bytes(16)) -> bytes:
@@ -40,6 +41,8 @@ class NodeJournal:
     frames: list[Frame] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     opened: tuple[int, int] = (1, 1)
+    position: int = 0  # in its one source
+    asks: bool = False  # it is new and waits for positions
 
     @property
     def end(self) -> int:
@@ -49,8 +52,8 @@ class NodeJournal:
         """Append one frame in the open term."""
         if not self.terms or (self.terms[-1].counter, self.terms[-1].nonce) != self.opened:
             self.terms.append(Term(*self.opened, Offset(self.end)))
-        frame = Frame(self.end, self.end + RECORDS, self.opened, f"{writer}/{self.end}")
-        self.frames.append(frame)
+        text, self.position = f"{writer}/{self.position}", self.position + RECORDS
+        self.frames.append(Frame(self.end, self.end + RECORDS, self.opened, text, self.position))
 
     def chain_at(self, offset: int) -> bytes | None:
         """Known at borders that are kept."""
@@ -99,7 +102,12 @@ class NodeSide:
         for name, journal in sorted(self.journals.items()):
             known = self.checkpoint(name, subscriber)
             facts = JournalOffer(
-                name, journal.journal_id, Offset(journal.first), Offset(journal.end), Offset(known.checkpoint)
+                name,
+                journal.journal_id,
+                Offset(journal.first),
+                Offset(journal.end),
+                Offset(known.checkpoint),
+                journal.asks,
             )
             offers.append(ne.LocalJournal(facts, Offset(known.origin), known.acknowledged))
         return tuple(offers)
@@ -165,6 +173,7 @@ class ManagerSide:
     archive: dict[tuple[str, str], list[Incarnation]] = field(default_factory=dict)
     live: dict[str, tuple[ManagerSession, NodeHello, str]] = field(default_factory=dict)  # node → session, hello, key
     superseded: dict[str, set[bytes]] = field(default_factory=dict)
+    words: tuple[str, ...] = ("sources",)  # what it can do; none: an older version
 
     def commit(self) -> None:
         """Everything appended is on the disk."""
@@ -186,7 +195,8 @@ class ManagerSide:
         for offer in effect.journals:
             line = self.archive.get((effect.node, offer.journal), [])
             same = bool(line) and line[-1].journal_id == offer.journal_id
-            ends.append(line[-1].replica_end() if same else ReplicaEnd(present=False))
+            end = line[-1].replica_end() if same else ReplicaEnd(present=False)
+            ends.append(replace(end, sources=_given(line, offer)) if offer.wants_sources and self.words else end)
         return tuple(ends)
 
     def main_line(self, node: str, journal: str) -> list[Frame]:
@@ -196,6 +206,12 @@ class ManagerSide:
         for incarnation in (one for one in line if one.journal_id == line[-1].journal_id):
             below = [frame for frame in below if frame.end <= incarnation.first] + incarnation.durable_frames
         return below
+
+
+def _given(line: list[Incarnation], offer: JournalOffer) -> tuple[SourcePosition, ...]:
+    """Where the newest other journal of that name stands."""
+    known = [one.durable_frames[-1] for one in line if one.durable and one.journal_id != offer.journal_id]
+    return (SourcePosition(b"/log", 1, known[-1].position, b"", b""),) if known else ()
 
 
 def snapshot(side: NodeSide | ManagerSide) -> NodeSide | ManagerSide:

@@ -70,3 +70,27 @@ def test_every_interrupted_prefix(name: str, how: str) -> None:
             assert [frame.first for frame in archived] == ends[:-1], "dense, from the beginning"
             assert side.checkpoint(journal, link.subscriber).checkpoint == kept.end
     raise AssertionError("the script never ends")
+
+
+@pytest.mark.parametrize("how", ["cut", "kill node", "kill manager"])
+def test_positions_come_back_whatever_is_interrupted(how: str) -> None:
+    """Cut after every single event: over both journals of that name each line of the source stands exactly once."""
+    for budget in range(1, 1000):
+        world, was_cut = play("lost_spool", budget)
+        if not was_cut:
+            assert budget > 30
+            return
+        world.resume(world.connections[-1].node.key, "m1", how)
+        if "b" not in world.nodes:
+            world.do_cut()
+            world.do_node("b", name="a", machine="machine-a")
+            world.do_ask("b", "main")
+            world.do_connect("b", "m1")
+            world.do_run()
+        assert not world.nodes["b"].journals["main"].asks
+        world.do_write("b", "main")
+        world.do_run()
+        frames = [frame for one in world.managers["m1"].archive["a", "main"] for frame in one.durable_frames]
+        assert [frame.position for frame in frames] == [10 * (number + 1) for number in range(len(frames))]
+        assert len(frames) >= 3
+    raise AssertionError("the script never ends")

@@ -6,7 +6,7 @@ a run after so many events, for tests that cut a session at every possible place
 
 import itertools
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jlogd.forward import events as ne
@@ -83,22 +83,40 @@ class World:
         )
 
     def do_manager(
-        self, name: str, subscriber: str = "", epoch: str = "1", window: str = "1000", protocol: str = "1"
+        self,
+        name: str,
+        subscriber: str = "",
+        epoch: str = "1",
+        window: str = "1000",
+        protocol: str = "1",
+        words: str = "sources",
     ) -> None:
         """A new manager, or the same one started again with another epoch."""
         old = self.managers.get(name)
         archive = old.archive if old else {}
         side = ManagerSide(name, subscriber or name, int(epoch), int(window), int(protocol), archive)
+        side.words = tuple(words.split())
         self.managers[name] = side
 
     def do_write(self, key: str, journal: str, frames: str = "1") -> None:
         """Frames on the node's disk."""
-        side = self.nodes[key]
-        if journal not in side.journals:
-            side.journals[journal] = NodeJournal(f"{key}.{journal}".encode().ljust(16, b"."))
-            side.journals[journal].opened = (1, next(self._nonces))
+        kept = self._journal(key, journal)
+        if kept.asks:
+            return  # nothing is read before the positions are there
         for _ in range(int(frames)):
-            side.journals[journal].write(f"{key}-{side.journals[journal].opened[1]}")
+            kept.write(f"{key}-{kept.opened[1]}")
+
+    def do_ask(self, key: str, journal: str) -> None:
+        """A new journal that waits for positions from an archive."""
+        self._journal(key, journal).asks = True
+
+    def _journal(self, key: str, name: str) -> NodeJournal:
+        """Made when it is not there."""
+        journals = self.nodes[key].journals
+        if name not in journals:
+            journals[name] = NodeJournal(f"{key}.{name}".encode().ljust(16, b"."))
+            journals[name].opened = (1, next(self._nonces))
+        return journals[name]
 
     def do_reopen(self, key: str, journal: str) -> None:
         """The node's process starts again: a new term."""
@@ -299,6 +317,10 @@ class World:
                 link.to_manager.append(effect.hello)
             case ne.SendResume():
                 link.to_manager.append(effect.resumes)
+            case ne.GivenBack():
+                journal = node.journals[sorted(node.journals)[effect.journal]]
+                journal.asks = False
+                journal.position = max((one.position for one in effect.sources or ()), default=0)
             case ne.LookUp():
                 link.node_events.append(ne.HistoryFound(tuple(node.locate(place) for place in effect.places)))
             case ne.MoveBack():
@@ -336,7 +358,7 @@ class World:
         manager = link.manager
         match effect:
             case me.SendHello():
-                link.to_node.append(effect.hello)
+                link.to_node.append(replace(effect.hello, capabilities=manager.words))
             case me.SendWelcome():
                 link.to_node.append(effect.welcome)
             case me.SendAck():

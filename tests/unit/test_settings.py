@@ -94,8 +94,7 @@ def test_rules_between_sections(home: Path) -> None:
             paths = ["x"]
             [[tail]]
             journal = "c"
-            paths = ["x"]
-            start_at = "archive"
+            paths = ["y"]
             [[manager]]
             address = "m:1"
             subscriber = "m"
@@ -111,7 +110,6 @@ def test_rules_between_sections(home: Path) -> None:
         "journals.b: no [[tail]] writes to this journal (they write to: a, c)",
         "manager[0].rate_limit: is not available in this version",
         "node.spol: unknown key (did you mean 'spool'?)",
-        'tail[1].start_at: "archive" is not available in this version',
         "tls.ca: is required (or insecure = true, with loopback addresses only)",
         "tls.cert: is required (or insecure = true, with loopback addresses only)",
         "tls.key: is required (or insecure = true, with loopback addresses only)",
@@ -119,6 +117,15 @@ def test_rules_between_sections(home: Path) -> None:
     with pytest.raises(SettingsError) as error:
         agent(home, TLS + '[[manager]]\naddress="a:1"\nsubscriber="m"\n[[manager]]\naddress="b:1"\nsubscriber="m"\n')
     assert faults(error) == ["manager[1].subscriber: 'm' is taken by an earlier [[manager]]; each manager has its own"]
+
+
+def test_an_archive_is_some_managers(home: Path) -> None:
+    tail = '[[tail]]\njournal = "a"\npaths = ["x"]\nstart_at = "{}"\n'
+    manager = '[tls]\ninsecure = true\n[[manager]]\naddress = "localhost:1"\nsubscriber = "m"\n'
+    assert agent(home, manager + tail.format("archive")).tail[0].start_at == "archive"
+    with pytest.raises(SettingsError) as error:
+        agent(home, tail.format("archive"))
+    assert faults(error) == ['tail[0].start_at: "archive" needs a [[manager]] whose archive that is']
 
 
 def test_insecure_is_for_loopback_only(home: Path) -> None:

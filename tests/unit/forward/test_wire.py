@@ -1,6 +1,7 @@
 """Values ↔ protobuf, the frames container, the bulk codec, the deny list, the epoch store."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from jlogd.forward.messages import (
     ProtocolError,
     Refusal,
     ReplicaEnd,
+    SourcePosition,
     Welcome,
 )
 from jlogd.journal.model import Offset, Term
@@ -33,12 +35,14 @@ OFFER = JournalOffer("j", b"1" * 16, Offset(1), Offset(3), Offset(2))
 TERM = Term(2, (1 << 64) - 1, Offset(7))
 TO_NODE: list[wire.ToNode] = [
     Hello(1, "m1", "s", 1 << 40),
+    Hello(1, "m1", "s", 0, ("sources", "more")),
     Welcome((ReplicaEnd(present=False), ReplicaEnd(True, Offset(9), bytes(16), (TERM,))), 77),
+    Welcome((ReplicaEnd(present=False, sources=(SourcePosition(b"/\xff", 2, 1 << 40, b"s", b"l"),)),), 1),
     Ack((JournalAck(0, Offset(3)), JournalAck(1, Offset(1 << 40))), 9),
     Refusal("damage", "why"),
 ]
 TO_MANAGER: list[wire.ToManager] = [
-    NodeHello(1, "a", "sub", "m1", "host", "machine", b"i", (OFFER,)),
+    NodeHello(1, "a", "sub", "m1", "host", "machine", b"i", (OFFER, replace(OFFER, wants_sources=True))),
     (JournalResume(Kind.CONTINUE), JournalResume(Kind.FORK, Offset(5), b"c" * 16, (TERM,)), JournalResume(Kind.BEGIN)),
 ]  # fmt: skip
 
