@@ -1,13 +1,15 @@
 """``jlogd journal ls | read | verify | repair``: a journal's files, whoever writes them."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from jlogd import render
 from jlogd.commands.agent import settings_option
-from jlogd.journal import Reader, inspect
+from jlogd.journal import Damage, Reader, inspect
 from jlogd.journal.repair import repair
 from jlogd.journal.select import bounds
 from jlogd.journal.verify import verify
@@ -95,21 +97,29 @@ def read(
       jlogd journal read /var/lib/jlogd/web1/journals/app --source /var/log/app.log --raw > app.log
     """
     wanted = RecordRange.parse(first, end, since, until, source)
-    with Reader.open(directory) as reader, render.stdout_bytes() as out:
+    damage: list[Damage] = []
+    with Reader.open(directory) as reader, render.stdout_bytes() as out, _interruptible(follow=follow):
         writer = render.RecordWriter(out, render.mode_of(raw=raw, as_json=as_json))
         low, high = bounds(reader, wanted)
-        damage = render.copy_records(reader, writer, wanted, first=low, end=high)
+        damage += render.copy_records(reader, writer, wanted, first=low, end=high)
         while follow and not (wanted.end is not None and high >= wanted.end):
             writer.flush()
-            try:
-                time.sleep(render.FOLLOW_POLL_S)
-            except KeyboardInterrupt:
-                break
+            time.sleep(render.FOLLOW_POLL_S)
             reader.refresh()
             low, high = high, max(high, min(reader.end, wanted.end or reader.end))
             if low < high:
                 damage += render.copy_records(reader, writer, wanted, first=low, end=high)
     return DamageError.exit_code if damage else 0
+
+
+@contextlib.contextmanager
+def _interruptible(*, follow: bool) -> Iterator[None]:
+    """Ctrl-C is how following ends, wherever it strikes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not follow:
+            raise
 
 
 @journal.command("verify")
