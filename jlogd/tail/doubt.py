@@ -67,15 +67,16 @@ def _move_to_oldest(
             continue
         others = [other for other in known if not (other.short and other.number in verdict.assigned)]
         alike = _unknown_alike(one, index, others, candidates, prove, verdict)
-        for older, proof in reversed(alike):  # oldest first
-            at_path, file = candidates[index], candidates[older]
-            if at_path.current and not file.compressed and begins(file, at_path):
-                if proof is Proof.EXACT and prove(one, at_path) is Proof.PREFIX:
-                    verdict.ambiguous.add(one.number)
-                    break
-                continue
-            verdict.assigned[one.number] = older
-            break
+        at_path = candidates[index]
+        if any(_holds_other(candidates[older], at_path, begins) for older, _ in alike):
+            verdict.assigned[one.number] = alike[-1][0]
+        elif prove(one, at_path) is Proof.PREFIX and any(proof is Proof.EXACT for _, proof in alike):
+            verdict.ambiguous.add(one.number)
+
+
+def _holds_other(file: Candidate, at_path: Candidate, begins: Begins) -> bool:
+    """Whether ``file`` is no copy under way of what stands at the path, so that the path has a successor by now."""
+    return not at_path.current or file.compressed or not begins(file, at_path)
 
 
 def _disordered(

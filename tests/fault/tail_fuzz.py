@@ -137,8 +137,10 @@ class Fuzz:
         if self.rng.random() < 0.5:  # what is overlooked now is overlooked for good
             self.poll()
             self.rotate()
+        # Siblings of a path without content are looked at once a second only, and a header alone that equals the one
+        # before is decided when more comes.
         self.append()
-        self.append()  # a header alone, equal to the one before, is decided when more comes; siblings of a path without content are looked at once a second only
+        self.append()
         self._settle()
         self.tailer.close()
         return self._judge()

@@ -133,3 +133,15 @@ def test_many_that_begin_alike(follow: Follow, log: Path) -> None:
     follow.restart()
     follow.settle()
     assert [text for _, text in sorted(follow.journal.text().items())] == [*contents, HEADER + b"7\n"]
+
+
+def test_header_only_generation_and_one_more_while_down(follow: Follow, log: Path) -> None:
+    """The oldest sibling that begins alike is ours, also when it is a header only: the younger one says so."""
+    follow.stop()
+    copytruncate(log, "app.log.2")
+    append(log, HEADER + b"2\n")
+    copytruncate(log, "app.log.1")
+    append(log, HEADER)
+    follow.start()
+    follow.settle()
+    assert follow.journal.text() == {1: HEADER, 2: HEADER + b"2\n", 3: HEADER}
