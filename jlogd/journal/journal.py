@@ -53,6 +53,7 @@ from jlogd.journal.segment import list_segments, visible_segments
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import StorageError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.lines import count_lines
 
 LOOSE_BYTES = 256 << 10  # single appends are gathered into a frame of about this size
 TERMS_KEPT = 1024  # the part of the history that handshakes compare
@@ -201,7 +202,7 @@ class Journal:
         if not raw.endswith(b"\n") or len(raw) > FRAME_STORED_MAX:
             raise UsageError(f"a block of lines must end with a newline and be at most {FRAME_STORED_MAX} bytes")
         body = make_body(raw, self.options.codec)
-        return self.append_body(body, runs or [Run(b"", 0, raw.count(b"\n"), len(raw), 0)])
+        return self.append_body(body, runs or [Run(b"", 0, count_lines(raw), len(raw), 0)])
 
     def append_body(self, body: Body, runs: Sequence[Run]) -> Offset:
         """Take lines whose body was made by ``make_body``, perhaps in another thread; runs as in ``append_lines``."""

@@ -25,6 +25,7 @@ from jlogd.journal.segment import FrameView, Walker, read_segment_header, walk
 from jlogd.journal.select import frame_damage, is_damage_gap, lost_tail
 from jlogd.runtime.errors import DamageError
 from jlogd.runtime.fs import OS, FileSystem
+from jlogd.runtime.lines import count_lines
 
 
 @dataclass(slots=True)
@@ -150,7 +151,7 @@ class _Check:
         header = view.header
         body = view.body()
         if header.framing == Framing.LINES:
-            lines = body.count(b"\n")
+            lines = count_lines(body)
             if lines != header.offset_count or not body.endswith(b"\n"):
                 raise DamageError(f"body holds {lines} lines, its header says {header.offset_count}")
         else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from jlogd.journal.model import Run, RunFlags
 from jlogd.runtime.clock import Clock
+from jlogd.runtime.lines import count_lines
 from jlogd.tail.content import Content, PlainContent
 from jlogd.tail.model import LINES_MAX, Lines, Note
 from jlogd.tail.position import HEAD_MAX, TAIL_MAX, Cursor, Ladder, PositionState, StateFlags
@@ -177,7 +178,7 @@ class Generation:
             ladder = self.ladder.encode()
         body = bytes(taken) + b"\n" if flags else bytes(taken)
         self.saved, self.saved_position = self.state(), self.position
-        count = 1 if flags else body.count(b"\n")
+        count = 1 if flags else count_lines(body)
         run = Run(self.source, self.number, count, len(body), self.position, flags, self.saved.encode(), ladder)
         return Lines(body, run)
 
