@@ -341,7 +341,7 @@ class Journal:
         except OSError:
             self._live, self._previous = live, previous  # stay on the long segment; the next commit tries again
             return
-        live.seal()
+        live.seal(forget=not self._composer.writes_own)
         self.retain()
 
     def _start_segment(self) -> LiveSegment:

@@ -70,8 +70,13 @@ class LiveSegment:
         """Everything appended was synced by other means (syncfs), or the settings do not ask for it."""
         self.synced = self.length
 
-    def seal(self) -> None:
-        """Close a segment that is whole, and leave its index beside it."""
+    def seal(self, *, forget: bool = False) -> None:
+        """Close a segment that is whole, and leave its index beside it.
+
+        ``forget``: nobody is about to read it (an archive), so its pages are better used for what comes next.
+        """
+        if forget:
+            self._file.forget_cache()
         self._file.close()
         write_index(self._fs, self.name.index_path, self.index)
 

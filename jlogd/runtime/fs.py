@@ -75,6 +75,11 @@ class File:
         """Bytes and length are on the disk when this returns."""
         os.fdatasync(self.fd)
 
+    def forget_cache(self) -> None:
+        """Synced bytes need not stay in the page cache. Advice only: never fails."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         """Close once; further calls do nothing."""
         if self.fd >= 0:
