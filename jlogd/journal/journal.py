@@ -424,11 +424,14 @@ class Journal:
         checkpoints = [subscriber.checkpoint for subscriber in self._store.all()]
         if not checkpoints:
             return
-        names = list_segments(self._fs, self.path)
-        visible = visible_segments(names)
-        if not visible:
+        try:
+            names = list_segments(self._fs, self.path)
+            visible = visible_segments(names)
+            if not visible:
+                return
+            oldest = oldest_needed(visible, min(checkpoints), self._clock.wall_ns(), self.options)
+        except OSError:  # keeping too much is always right, and a commit that succeeded must not fail here
             return
-        oldest = oldest_needed(visible, min(checkpoints), self._clock.wall_ns(), self.options)
         self._first = visible[oldest].first
         with self._published:
             self._tip = Tip(Offset(self._first), self._tip.end, self._tip.chain, self._tip.terms)

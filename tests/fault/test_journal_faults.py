@@ -11,7 +11,7 @@ from jlogd.journal import Journal, JournalOptions, Reader
 from jlogd.journal.frame import HEADER_LENGTH, crc32c
 from jlogd.journal.segment import list_segments
 from jlogd.runtime.errors import DamageError, FormatError, StorageError
-from jlogd.runtime.fs import OS
+from jlogd.runtime.fs import OS, FileSystem
 from tests.support.faulty_fs import FaultyFs
 from tests.support.journals import abandon
 
@@ -221,3 +221,30 @@ def test_damaged_committed_tail_is_cut_loudly_and_kept_aside(tmp_path: Path) -> 
         assert journal.end == 2
         assert [(damage.first, damage.end) for damage in journal.recovery.damage] == [(2, 3)]
         assert path.with_suffix(".damaged").read_bytes() == broken
+
+
+class UnlistableFs(FileSystem):
+    """A directory that cannot be listed while ``broken``."""
+
+    broken = False
+
+    def list_dir(self, path: Path) -> list[str]:
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return super().list_dir(path)
+
+
+def test_a_commit_that_succeeded_does_not_fail_because_old_segments_cannot_be_looked_at(tmp_path: Path) -> None:
+    """Retention is put off, not reported as a failed commit; it is made up for later."""
+    fs = UnlistableFs()
+    with Journal.open(tmp_path / "j", options=OPTIONS, fs=fs) as journal:
+        journal.subscriber("reader")
+        fs.broken = True
+        for number in range(20):
+            journal.append(b"record %d " % number * 10)
+            journal.subscriber("reader").advance(journal.commit())
+        assert journal.end == 20
+        assert journal.first == 0
+        fs.broken = False
+        journal.retain()
+        assert journal.first > 0
