@@ -26,7 +26,17 @@ LAYERS = {
     "jlogd.forward.messages": 1,
     "managerd.ingest.session": 1,
     "managerd.ingest.events": 1,
+    "jlogd.confrepo.model": 1,
+    "jlogd.confrepo.paths": 1,
+    "jlogd.confrepo.formats": 1,
+    "jlogd.confrepo.layering": 1,
+    "jlogd.confrepo.merge": 1,
+    "jlogd.attach.messages": 1,
+    "managerd.ecconfigd.access": 1,
+    "managerd.ecconfigd.rollout": 1,
     "jlogd.journal": 2,
+    "jlogd.confrepo": 2,
+    "jlogd.attach.wire": 2,
     "jlogd.spool": 2,
     "jlogd.tail": 2,
     "managerd.archive": 2,
@@ -38,17 +48,22 @@ LAYERS = {
     "jlogd.forward": 3,
     "jlogd.intake": 3,
     "managerd.ingest": 3,
+    "jlogd.attach": 3,
+    "managerd.ecconfigd": 3,
     "jlogd.app": 4,
     "jlogd.status": 4,
     "managerd.app": 4,
     "managerd.status": 4,
     "jlogd.commands": 5,
     "managerd.commands": 5,
+    "managerd.eccfg": 5,
     "jlogd.cli": 6,
     "managerd.cli": 6,
+    "managerd.eccfg.cli": 6,
 }
 # A pure core knows errors and the words of the journal; no file, clock, thread or wire.
-PURE_MAY_IMPORT = {"jlogd.runtime.errors", "jlogd.runtime.names", "jlogd.journal.model"}
+# runtime.toml finds the lines of keys in a text: pure as well.
+PURE_MAY_IMPORT = {"jlogd.runtime.errors", "jlogd.runtime.names", "jlogd.runtime.toml", "jlogd.journal.model"}
 PURE_MUST_NOT_IMPORT = {
     "os",
     "io",

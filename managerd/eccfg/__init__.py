@@ -1,0 +1,1 @@
+"""``eccfg``: the command with which people commit configuration and see it arrive on every node."""
