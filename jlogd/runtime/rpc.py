@@ -96,10 +96,18 @@ def open_channel(address: str, tls: TlsFiles | None, *, fs: FileSystem = OS) -> 
     if tls is None:
         require_loopback(address)
         return grpc.insecure_channel(address, options=channel_options())
+    return grpc.secure_channel(address, channel_credentials(tls, fs=fs), options=secure_channel_options())
+
+
+def channel_credentials(tls: TlsFiles, *, fs: FileSystem = OS) -> grpc.ChannelCredentials:
+    """Our certificate, and the authority that the other side's must be of. SettingsError for unreadable files."""
     ca, cert, key = _read_files(tls, fs)
-    credentials = grpc.ssl_channel_credentials(ca, key, cert)
-    options = [*channel_options(), ("grpc.ssl_target_name_override", MANAGER_SERVER_NAME)]
-    return grpc.secure_channel(address, credentials, options=options)
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def secure_channel_options() -> Options:
+    """As ``channel_options``, and the name that the server's certificate must have."""
+    return [*channel_options(), ("grpc.ssl_target_name_override", MANAGER_SERVER_NAME)]
 
 
 def server_credentials(tls: TlsFiles, *, fs: FileSystem = OS) -> grpc.ServerCredentials:
