@@ -141,6 +141,7 @@ class CommitHeader(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
+    SETTLES_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The revision that the edits were made on. Empty: HEAD as it is then."""
     message: _builtins.str
@@ -152,6 +153,10 @@ class CommitHeader(_message.Message):
     """Set by a manager that forwards: the caller as "operator:alice"."""
     @_builtins.property
     def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Edit]: ...
+    @_builtins.property
+    def settles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Side branches (SideBranch.name) that this change settles: they go with it. May be the only content of a change."""
+
     def __init__(
         self,
         *,
@@ -161,10 +166,11 @@ class CommitHeader(_message.Message):
         dry_run: _builtins.bool = ...,
         prepare: _builtins.bool = ...,
         on_behalf_of: _builtins.str = ...,
+        settles: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "dry_run", b"dry_run", "edits", b"edits", "message", b"message", "on_behalf_of", b"on_behalf_of", "prepare", b"prepare"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "dry_run", b"dry_run", "edits", b"edits", "message", b"message", "on_behalf_of", b"on_behalf_of", "prepare", b"prepare", "settles", b"settles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1612,12 +1618,15 @@ class PushHeader(_message.Message):
     CONFIRMED_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    MANAGER_FIELD_NUMBER: _builtins.int
     confirmed: _builtins.int
     """The highest revision that replicas_min managers have."""
     reset: _builtins.bool
     """The writer took over what only the receiver had (joined, or on a side branch that is in this push): main may be set to another line."""
     size: _builtins.int
     """Length of the pack that follows; zero: none."""
+    manager: _builtins.str
+    """Who pushes; must equal the certificate's name where there is one."""
     @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefUpdate]:
         """Moved together, each compare-and-set from `before`. The main line moves forward only, unless `reset`."""
@@ -1629,10 +1638,11 @@ class PushHeader(_message.Message):
         confirmed: _builtins.int = ...,
         reset: _builtins.bool = ...,
         size: _builtins.int = ...,
+        manager: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "reset", b"reset", "size", b"size", "updates", b"updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "manager", b"manager", "reset", b"reset", "size", b"size", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
