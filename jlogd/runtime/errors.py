@@ -12,6 +12,7 @@ Peers map errors back by ``reason``, never by text.
     │   └── FormatError   format       exit 5   newer version, or an unknown required feature
     ├── ConflictError     conflict     exit 6   compare-and-set lost; redo read-modify-write
     ├── RefusedError      refused      exit 6   the other side says no, and says why
+    ├── NotPermittedError not_permitted exit 1  the certificate's rights do not cover it
     ├── DeadlineError     deadline     exit 7
     ├── StorageError      storage      exit 1   the disk said no (full, I/O error); same call again may help
     └── UnavailableError  unavailable  exit 1   nobody answers; same call again may help
@@ -73,6 +74,12 @@ class RefusedError(JlogdError):
     """The other side refuses for a reason that a person must act on."""
 
     reason, status, exit_code = "refused", "FAILED_PRECONDITION", 6
+
+
+class NotPermittedError(JlogdError):
+    """Whoever calls may not: the message names the right and the path."""
+
+    reason, status, exit_code = "not_permitted", "PERMISSION_DENIED", 1
 
 
 class DeadlineError(JlogdError):
