@@ -8,7 +8,7 @@ checked here (``check_*``) before anything looks at it: ids, lengths, counts.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from jlogd.confrepo.model import PATH_BYTES_MAX, TREE_BYTES_MAX, CommitId, Revision, Serial, is_commit_id
 from jlogd.forward.messages import (
@@ -18,7 +18,6 @@ from jlogd.forward.messages import (
     ProtocolError,
     check_name,
 )
-
 
 PROTOCOL: Final = 1  # of Attach; Deliver counts its own
 PIECE_MAX: Final = 1 << 20  # bytes of a pack in one message
@@ -32,6 +31,7 @@ TRIAL_S_MAX: Final = 7 * 24 * 3600  # longer trials are revisions that nobody de
 NUMBER_MAX: Final = OFFSET_MAX  # of revisions, serials, reports, nanoseconds
 
 State: TypeAlias = Literal["pending", "applied", "refused", "rolled_back"]
+STATES: Final[tuple[State, ...]] = get_args(State)
 
 _RECIPIENT = re.compile(r"age1[0-9a-z]{1,250}")
 
@@ -239,6 +239,8 @@ def check_pack(pack: Pack) -> None:
 
 def check_report(report: Report) -> None:
     """A Report, before it is kept or shown."""
+    if report.state not in STATES:
+        raise ProtocolError(f"a report of state {report.state!r}, which this version does not know")
     for what, revision, commit in (
         ("reported", report.revision, report.id),
         ("running", report.running, report.running_id),
