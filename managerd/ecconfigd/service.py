@@ -1,8 +1,8 @@
 """ConfigService: what operators (eccfg) ask of a manager. Runs on the server's loop.
 
-Who calls comes from the certificate (``calls``), what they may from ``global/access.toml`` (``rights``); reads run in
-the store's reader threads, at most ``HEAVY_READS_MAX`` at once; what changes anything runs on the writer, to which every
-other manager passes the whole call through (``forwarding``), once.
+Who calls comes from the certificate (``calls``), what they may from ``global/access.toml`` (``rights``). Reads run in
+the store's reader threads, at most ``HEAVY_READS_MAX`` at once. What changes anything runs on the writer, to which
+every other manager passes the whole call through (``forwarding``), once.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,160 @@
+"""What surrounds every call: who makes it, how long it may be silent, errors as gRPC statuses with their ``reason``.
+
+    certificate → Caller ─┬─ denied, or nobody of this fleet: NotPermittedError
+                          └─ behaviour(call, request) → answer
+    JlogdError            → its status, its message as details, its reason in the trailing metadata REASON_KEY
+    anything else         → INTERNAL, and the traceback in this manager's log
+
+A certificate that is denied while a call runs ends the call. Without TLS, which is for loopback only, everybody is
+``operator:local``.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from jlogd.runtime.certificates import DenyList
+from jlogd.runtime.errors import DeadlineError, JlogdError, NotPermittedError, RefusedError
+from jlogd.runtime.names import is_name
+from jlogd.runtime.rpc import ROLES, peer_identity, status_code
+
+log = logging.getLogger(__name__)
+
+REASON_KEY: Final = "jlogd-reason"  # trailing metadata: the error's reason, by which clients map it back
+BEHALF_KEY: Final = "jlogd-on-behalf-of"  # of a forwarded call whose messages have no field for it
+SILENT_S = 30.0  # a stream whose caller sends nothing for so long is ended
+UNREAD_S = 30.0  # so is one whose caller does not read
+DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
+DETAILS_MAX = 4000  # bytes of an error's message: header lists have a limit of 8 KiB
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Behaviour: TypeAlias = "Callable[[Call, Any], Awaitable[Message | None]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose rights count. ``via``: the manager that passed the call on, or empty. Not ``certified``: no TLS."""
+
+    role: str
+    name: str
+    via: str = ""
+    certified: bool = True
+
+    @property
+    def identity(self) -> str:
+        """``operator:alice``: as rules and authors have it."""
+        return f"{self.role}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that runs."""
+
+    caller: Caller
+    context: Context
+
+    async def read(self) -> Any:
+        """The next message of the caller's stream; None at its end. DeadlineError when it stays silent."""
+        try:
+            async with asyncio.timeout(SILENT_S):
+                message = await self.context.read()
+        except TimeoutError:
+            raise DeadlineError(f"the caller sent nothing for {SILENT_S:g} s: the call was ended") from None
+        return None if message is grpc.aio.EOF else message
+
+    async def write(self, message: Message) -> None:
+        """The next message of the answer's stream. DeadlineError when the caller does not read."""
+        try:
+            async with asyncio.timeout(UNREAD_S):
+                await self.context.write(message)
+        except TimeoutError:
+            raise DeadlineError(f"the caller read nothing for {UNREAD_S:g} s: the call was ended") from None
+
+    def for_whom(self, on_behalf_of: str) -> Caller:
+        """Whose rights count when the call names somebody else, as managers do that pass it on. NotPermittedError."""
+        behalf = on_behalf_of or self._metadata(BEHALF_KEY)
+        if not behalf:
+            return self.caller
+        if self.caller.role != "manager" and self.caller.certified:
+            raise NotPermittedError(f"{self.caller.identity} is not a manager: it cannot act for {behalf[:80]!r}")
+        role, _, name = behalf.partition(":")
+        if role not in ROLES or not is_name(name):
+            raise RefusedError(f"{behalf[:80]!r} is not an identity: write ROLE:NAME")
+        return Caller(role, name, via=self.caller.identity)
+
+    def _metadata(self, key: str) -> str:
+        found = dict(self.context.invocation_metadata() or ()).get(key, "")
+        return found if isinstance(found, str) else found.decode(errors="replace")
+
+
+def handler_of(
+    service: ServiceDescriptor, behaviours: Mapping[str, Behaviour], deny: DenyList
+) -> grpc.GenericRpcHandler:
+    """All methods of ``service``; each must have its behaviour. KeyError otherwise."""
+    methods = {method.name: _method(method, behaviours[method.name], deny) for method in service.methods}
+    return grpc.method_handlers_generic_handler(service.full_name, methods)
+
+
+def _method(method: MethodDescriptor, behaviour: Behaviour, deny: DenyList) -> Any:
+    async def answer(request: Any, context: Context) -> Message | None:
+        return await _answer(behaviour, request, context, deny)
+
+    kind = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[method.client_streaming, method.server_streaming]
+    asked, answered = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    return kind(answer, request_deserializer=asked.FromString, response_serializer=answered.SerializeToString)
+
+
+async def _answer(behaviour: Behaviour, request: Any, context: Context, deny: DenyList) -> Message | None:
+    try:
+        peer = peer_identity(context.auth_context(), context.peer())
+        call = Call(_caller(peer.role, peer.name, denied=deny.denies(peer.fingerprint)), context)
+        return await _while_allowed(behaviour(call, request), lambda: deny.denies(peer.fingerprint), call.caller)
+    except JlogdError as error:
+        details = str(error).encode()[:DETAILS_MAX].decode(errors="ignore")
+        await context.abort(status_code(error), details, ((REASON_KEY, error.reason),))
+    except (grpc.aio.AbortError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("a call failed")
+        await context.abort(grpc.StatusCode.INTERNAL, "this manager failed at it: its log says more")
+
+
+def _caller(role: str, name: str, *, denied: bool) -> Caller:
+    if denied:
+        raise NotPermittedError(f"the certificate of {role} {name} was denied: issue a new one")
+    if not role:
+        return Caller("operator", "local", certified=False)
+    if role not in ROLES:
+        raise NotPermittedError("the certificate names nobody of this fleet: issue one by 'managerd pki issue'")
+    return Caller(role, name)
+
+
+async def _while_allowed(work: Awaitable[Message | None], denied: Callable[[], bool], caller: Caller) -> Message | None:
+    """``work``'s answer, unless the certificate is denied before it is there."""
+    task = asyncio.ensure_future(work)
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=DENY_CHECK_S)
+            if done:
+                return task.result()
+            if denied():
+                raise NotPermittedError(f"the certificate of {caller.identity} was denied: issue a new one")
+    finally:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
