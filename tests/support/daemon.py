@@ -46,10 +46,20 @@ class Result:
         return json.loads(self.out)
 
 
-def run_command(argv: Sequence[str], *, timeout_s: float = 60.0, cwd: Path | None = None) -> Result:
-    """Run to the end; AssertionError when it does not end in time."""
+def run_command(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60.0,
+    cwd: Path | None = None,
+    stdin: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Run to the end; AssertionError when it does not end in time. ``environment`` is added to ours."""
+    env = {**os.environ, **(environment or {})}
     try:
-        done = subprocess.run(list(argv), capture_output=True, timeout=timeout_s, check=False, cwd=cwd)
+        done = subprocess.run(
+            list(argv), capture_output=True, timeout=timeout_s, check=False, cwd=cwd, input=stdin, env=env
+        )
     except subprocess.TimeoutExpired as error:
         raise AssertionError(f"still running after {timeout_s:g} s: {' '.join(argv)}") from error
     return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))

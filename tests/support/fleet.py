@@ -18,11 +18,13 @@ from typing import Any, Self
 
 from jlogd.runtime.control import call
 from jlogd.runtime.errors import DeadlineError, JlogdError, UnavailableError
+from jlogd.runtime.rpc import TlsFiles
 from managerd import pki
 from tests.support.daemon import START_S, Daemon, Result, run_command, until
 
 JLOGD = [sys.executable, "-m", "jlogd.cli"]
 MANAGERD = [sys.executable, "-m", "managerd.cli"]
+ECCFG = [sys.executable, "-m", "managerd.eccfg.cli"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _ports = random.Random(os.getpid())
@@ -90,6 +92,16 @@ class Manager(Served):
     port: int
     data: Path
 
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def repository(self) -> Path:
+        """Its bare repository of configuration."""
+        return self.data / "config.git"
+
     def archive(self, node: str, journal: str) -> Path:
         """The one incarnation of a journal; AssertionError when there are several, or none."""
         found = sorted((self.data / "archive" / node / journal).glob("[0-9]*-*"))
@@ -106,6 +118,11 @@ class Node(Served):
 
     program = JLOGD
     spool: Path
+
+    @property
+    def view(self) -> Path:
+        """The configuration as it is laid out now: a symlink, absent before the first revision."""
+        return self.spool / self.name / "config" / "current"
 
     def journal(self, name: str) -> Path:
         """Directory of one of its journals."""
@@ -146,6 +163,7 @@ class Fleet:
     leave_running: bool = False
     managers: dict[str, Manager] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
+    operators: dict[str, TlsFiles] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the certificate authority."""
@@ -164,11 +182,16 @@ class Fleet:
         ca = self.root / "pki" / "ca.crt"
         return home, f'[tls]\nca = "{ca}"\ncert = "{issued.certificate}"\nkey = "{issued.key}"\n'
 
-    def manager(self, name: str, *, more: str = "") -> Manager:
-        """A manager, not started yet; ``more``: further TOML sections."""
+    def manager(self, name: str, *, more: str = "", config: str | None = None, port: int = 0) -> Manager:
+        """A manager, not started yet; ``more``: further TOML sections.
+
+        ``config``: keys of its ``[config]`` section, None = no such section. ``port``: for managers that name each other.
+        """
         home, tls = self._home("manager", name)
-        port = free_port()
+        port = port or free_port()
         settings = home / "managerd.toml"
+        if config is not None:
+            more = f"{more}\n[config]\n{config}\n"
         text = f'[manager]\nname = "{name}"\ndata = "data"\nlisten = "127.0.0.1:{port}"\n\n{tls}\n{more}'
         settings.write_text(text)
         argv = [*MANAGERD, "run", "-c", str(settings)]
@@ -186,12 +209,20 @@ class Fleet:
         *,
         more: str = "",
         spool: Path | None = None,
+        subcluster: str = "",
+        config: str | None = None,
     ) -> Node:
-        """A node that follows ``tails`` and dials ``managers``, not started yet."""
+        """A node that follows ``tails`` and dials ``managers``, not started yet.
+
+        ``config``: keys of its ``[config]`` section, None = no such section.
+        """
         home, tls = self._home("node", name)
         settings = home / "jlogd.toml"
         place = spool or home / "spool"
-        parts = [f'[node]\nname = "{name}"\nspool = "{place}"\n', tls, more]
+        group = f'subcluster = "{subcluster}"\n' if subcluster else ""
+        parts = [f'[node]\nname = "{name}"\nspool = "{place}"\n{group}', tls, more]
+        if config is not None:
+            parts.append(f"[config]\n{config}\n")
         for tail in tails:
             paths = ", ".join(f'"{path}"' for path in tail.paths)
             parts.append(f'[[tail]]\njournal = "{tail.journal}"\npaths = [{paths}]\n{tail.more}')
@@ -206,6 +237,36 @@ class Fleet:
         node.control = place / name / "control.sock"
         self.nodes[name] = node
         return node
+
+    def operator(self, name: str) -> TlsFiles:
+        """An operator's files, issued at the first call."""
+        if name not in self.operators:
+            directory = self.root / "operators"
+            issued = pki.issue("operator", name, self.root / "pki", out=directory)
+            self.operators[name] = TlsFiles(self.root / "pki" / "ca.crt", issued.certificate, issued.key)
+        return self.operators[name]
+
+    def eccfg(
+        self,
+        *words: object,
+        operator: str = "alice",
+        manager: Manager | None = None,
+        directory: Path | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = 60.0,
+    ) -> Result:
+        """``eccfg WORDS…`` as ``operator``, at ``manager`` (default: the first), in ``directory``."""
+        tls = self.operator(operator)
+        at = manager or next(iter(self.managers.values()))
+        argv = [*ECCFG, "--manager", at.address, "--ca", tls.ca, "--cert", tls.cert, "--key", tls.key, *words]
+        environment = {"PYTHONPATH": str(REPOSITORY), "XDG_CONFIG_HOME": str(self.root / "xdg"), "COLUMNS": "200"}
+        return run_command(
+            [str(word) for word in argv],
+            timeout_s=timeout_s,
+            cwd=directory or self.root,
+            stdin=stdin,
+            environment=environment,
+        )
 
     def daemons(self) -> list[Served]:
         """Managers, then nodes."""
