@@ -945,6 +945,9 @@ class Node(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     RECIPIENT_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    ATTACHED_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     subcluster: _builtins.str
     revision: _builtins.int
@@ -959,6 +962,11 @@ class Node(_message.Message):
     target: _builtins.int
     """What it should run."""
     recipient: _builtins.str
+    about: _builtins.int
+    """The revision that its last report (`state`, `error`) is about; zero: none yet."""
+    attached: _builtins.bool
+    """Whether a session of it is up; `reported` is then as `state`, else the last known one. Empty: it never reported."""
+    reported: _builtins.str
     @_builtins.property
     def drift(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -975,10 +983,13 @@ class Node(_message.Message):
         error: _builtins.str = ...,
         target: _builtins.int = ...,
         recipient: _builtins.str = ...,
+        about: _builtins.int = ...,
+        attached: _builtins.bool = ...,
+        reported: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "drift_count", b"drift_count", "error", b"error", "id", b"id", "name", b"name", "recipient", b"recipient", "revision", b"revision", "since_ns", b"since_ns", "state", b"state", "subcluster", b"subcluster", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "attached", b"attached", "drift", b"drift", "drift_count", b"drift_count", "error", b"error", "id", b"id", "name", b"name", "recipient", b"recipient", "reported", b"reported", "revision", b"revision", "since_ns", b"since_ns", "state", b"state", "subcluster", b"subcluster", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1385,15 +1396,19 @@ class ImportRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PIECE_FIELD_NUMBER: _builtins.int
+    ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
     piece: _builtins.bytes
+    on_behalf_of: _builtins.str
+    """In the first message; see CommitHeader."""
     def __init__(
         self,
         *,
         piece: _builtins.bytes = ...,
+        on_behalf_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_behalf_of", b"on_behalf_of", "piece", b"piece"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
