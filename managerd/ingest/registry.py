@@ -14,9 +14,9 @@ from jlogd.journal import Offset
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.clock import Clock
 from managerd.ingest.events import Other
+from managerd.ingest.identity import Claims
 
 NODES_MAX = 10_000  # names that never had a session are forgotten, the oldest first
-SUPERSEDED_MAX = 16  # instances remembered for each node
 
 
 class Session(Protocol):
@@ -38,10 +38,7 @@ class Node:
     ends: dict[str, int] = field(default_factory=dict)  # journal → end on the node, as far as we know
     durable: dict[str, int] = field(default_factory=dict)  # journal → end here
     error: str | None = None
-    live: Session | None = None
-    hello: NodeHello | None = None
-    address: str = ""
-    superseded: list[bytes] = field(default_factory=list)
+    known: bool = False  # it had a session, so that there is something to tell
 
 
 class Registry:
@@ -50,30 +47,23 @@ class Registry:
     def __init__(self, clock: Clock, known: Iterable[str] = ()) -> None:
         """``known``: nodes that the archive has, silent so far."""
         self._clock = clock
-        self._lock = threading.Lock()  # guards _nodes and what is in it
+        self._lock = threading.Lock()  # guards what follows, and what is in it
+        self._claims: Claims[Session] = Claims()
         self._nodes: OrderedDict[str, Node] = OrderedDict((name, Node(name)) for name in known)
 
     def other(self, hello: NodeHello) -> tuple[Other | None, bool]:
         """The live session of that node, and whether it superseded this instance before."""
         with self._lock:
-            node = self._nodes.get(hello.node)
-            if node is None or node.live is None or node.hello is None:
-                return None, False
-            there = node.hello
-            other = Other(there.host, there.machine_id, there.instance, node.address)
-            return other, hello.instance in node.superseded
+            return self._claims.other(hello)
 
     def enter(self, hello: NodeHello, address: str, session: Session) -> Session | None:
         """``session`` is the node's from now on; returns the older one, which must be ended."""
         with self._lock:
             node = self._node(hello.node)
-            older, before = node.live, node.hello
+            older = self._claims.enter(hello, address, session)
             if older is None:
-                node.superseded.clear()
                 node.since_ns = self._clock.wall_ns()
-            elif before is not None and before.instance != hello.instance:
-                node.superseded = [*node.superseded, before.instance][-SUPERSEDED_MAX:]
-            node.live, node.hello, node.address = session, hello, address
+            node.known = True
             node.subcluster = hello.subcluster
             node.last_seen_ns = self._clock.wall_ns()
             node.ends = {offer.journal: offer.end for offer in hello.journals}
@@ -84,8 +74,7 @@ class Registry:
         """``session`` is over; nothing happens when another one has taken its place."""
         with self._lock:
             node = self._nodes.get(name)
-            if node is not None and node.live is session:
-                node.live = None
+            if self._claims.leave(name, session) and node is not None:
                 node.since_ns = node.last_seen_ns = self._clock.wall_ns()
                 node.error = error
 
@@ -98,7 +87,7 @@ class Registry:
         """These journals are durable up to here."""
         with self._lock:
             node = self._nodes.get(name)
-            if node is None or node.live is not session:
+            if node is None or not self._claims.holds(name, session):
                 return
             node.last_seen_ns = self._clock.wall_ns()
             for journal, end in ends:
@@ -108,34 +97,33 @@ class Registry:
     def live(self) -> list[Session]:
         """Every live session."""
         with self._lock:
-            return [node.live for node in self._nodes.values() if node.live is not None]
+            return self._claims.sessions()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """``nodes`` of ``managerd nodes``, by name. ``lag_records``: as far as the node has told."""
         with self._lock:
-            return [_document(self._nodes[name]) for name in sorted(self._nodes)]
+            return [_document(self._nodes[name], live=name in self._claims) for name in sorted(self._nodes)]
 
     def _node(self, name: str) -> Node:
         node = self._nodes.get(name)
         if node is None:
             node = self._nodes[name] = Node(name, since_ns=self._clock.wall_ns())
             for old in list(self._nodes.values()) if len(self._nodes) > NODES_MAX else []:
-                if old.live is None and old is not node:
+                if old.name not in self._claims and old is not node:
                     del self._nodes[old.name]
                     break
         return node
 
 
-def _document(node: Node) -> dict[str, Any]:
-    known = node.hello is not None
+def _document(node: Node, *, live: bool) -> dict[str, Any]:
     lag = sum(max(end - node.durable.get(journal, 0), 0) for journal, end in node.ends.items())
     return {
         "name": node.name,
         "subcluster": node.subcluster or None,
-        "state": "connected" if node.live is not None else "silent",
+        "state": "connected" if live else "silent",
         "since": format_time(node.since_ns),
         "last_seen": format_time(node.last_seen_ns),
-        "journals": len(node.ends) if known else None,
-        "lag_records": lag if known else None,
+        "journals": len(node.ends) if node.known else None,
+        "lag_records": lag if node.known else None,
         "error": node.error,
     }

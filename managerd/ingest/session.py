@@ -57,7 +57,6 @@ from managerd.ingest.events import (
     NewIncarnation,
     NodeHelloReceived,
     OlderEnded,
-    Other,
     ReplicasFound,
     ResumeReceived,
     SendAck,
@@ -67,6 +66,7 @@ from managerd.ingest.events import (
     Started,
     StreamEnded,
 )
+from managerd.ingest.identity import duplicate, not_who_it_says
 
 
 class State(Enum):
@@ -138,42 +138,18 @@ class ManagerSession:
 
     def _why_not(self, event: NodeHelloReceived) -> Refusal | None:
         hello, peer, other = event.hello, event.peer, event.other
-        if peer.denied:
-            return Refusal(
-                Reason.CERTIFICATE_DENIED, f"the certificate of {peer.name or peer.address} is on the deny list"
-            )
-        if peer.role not in ("", "node"):
-            return Refusal(
-                Reason.CERTIFICATE, f"a {peer.role}'s certificate ({peer.name}) cannot deliver: a node's is needed"
-            )
-        if hello.protocol != self._protocol:
-            return Refusal(
-                Reason.PROTOCOL_VERSION,
-                f"node {peer.name or hello.node[:80]} speaks session protocol {hello.protocol}, manager "
-                f"{self._manager} {self._protocol}: upgrade the older one",
-            )
-        check_node_hello(hello)
-        if peer.role and peer.name != hello.node:
-            return Refusal(
-                Reason.NAME_MISMATCH, f"node calls itself {hello.node}, its certificate was issued to {peer.name}"
-            )
+        refusal = not_who_it_says(
+            hello, peer, self._manager, self._protocol, "deliver", lambda: check_node_hello(hello)
+        )
+        if refusal is not None:
+            return refusal
         if hello.subscriber != self._subscriber:
             return Refusal(
                 Reason.SUBSCRIBER_MISMATCH,
                 f"[[manager]] subscriber of node {hello.node} is {hello.subscriber!r}, manager {self._manager} "
                 f"consumes as subscriber {self._subscriber!r}: make them equal",
             )
-        if (
-            other is not None
-            and other.instance != hello.instance
-            and (event.returned or not _same_machine(hello, other))
-        ):
-            return Refusal(
-                Reason.DUPLICATE_NODE,
-                f"two live nodes are named {hello.node}: host {other.host} ({other.address}) is connected, host "
-                f"{hello.host} ({peer.address}) was refused; stop one or give it another name",
-            )
-        return None
+        return duplicate(hello, peer, other, returned=event.returned)
 
     def _older_ended(self, event: OlderEnded) -> list[Effect]:  # noqa: ARG002 - one shape for all entries
         self.state = State.LOCATING
@@ -247,9 +223,3 @@ class ManagerSession:
         (State.STREAMING, FramesReceived): _frames,
         (State.STREAMING, Committed): _committed,
     }
-
-
-def _same_machine(hello: NodeHello, other: Other) -> bool:
-    if hello.machine_id or other.machine_id:
-        return hello.machine_id == other.machine_id
-    return hello.host == other.host
