@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -32,6 +32,7 @@ STREAMS_MAX = 16  # of one connection; a node has one, and one that is ending
 KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 DELIVER_METHOD = "/jlogd.v1.DeliverService/Deliver"
+REASON_KEY = "jlogd-reason"  # trailing metadata of a call that failed: the error's reason, by which callers map it back
 ROLES = ("node", "manager", "operator")
 
 Options: TypeAlias = list[tuple[str, int | str]]
@@ -246,6 +247,24 @@ def error_of(reason: str, message: str) -> JlogdError:
         if isinstance(kind, type) and issubclass(kind, JlogdError) and kind.reason == reason:
             return kind([message]) if kind is SettingsError else kind(message)
     return errors.RefusedError(message)
+
+
+def call_error(error: grpc.RpcError, whom: str) -> JlogdError:
+    """The error of a call that failed, by its reason; one that ``whom`` did not answer itself by its status."""
+    code, details = error.code(), error.details() or ""
+    pairs: Any = error.trailing_metadata() or ()  # of key and value; the loop's calls have another type for it
+    trailing = dict(tuple(pairs))
+    if REASON_KEY in trailing:
+        return error_of(str(trailing[REASON_KEY]), details)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.DeadlineError(f"{whom} did not answer in time")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return errors.UnavailableError(f"{whom} cannot be reached: {details}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.RefusedError(f"{whom} does not serve this call: it keeps no configuration, or is older")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return errors.RefusedError(f"{whom}: {details}")
+    return JlogdError(f"{whom}: {details or code}")
 
 
 # ---------------------------------------------------------------------- our own certificate

@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -25,12 +25,10 @@ from google.protobuf.message_factory import GetMessageClass
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.errors import DeadlineError, JlogdError, NotPermittedError, RefusedError
 from jlogd.runtime.names import is_name
-from jlogd.runtime.rpc import ROLES, peer_identity, status_code
+from jlogd.runtime.rpc import REASON_KEY, ROLES, peer_identity, status_code
 
 log = logging.getLogger(__name__)
 
-REASON_KEY: Final = "jlogd-reason"  # trailing metadata: the error's reason, by which clients map it back
-BEHALF_KEY: Final = "jlogd-on-behalf-of"  # of a forwarded call whose messages have no field for it
 SILENT_S = 30.0  # a stream whose caller sends nothing for so long is ended
 UNREAD_S = 30.0  # so is one whose caller does not read
 DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
@@ -79,9 +77,8 @@ class Call:
         except TimeoutError:
             raise DeadlineError(f"the caller read nothing for {UNREAD_S:g} s: the call was ended") from None
 
-    def for_whom(self, on_behalf_of: str) -> Caller:
+    def for_whom(self, behalf: str) -> Caller:
         """Whose rights count when the call names somebody else, as managers do that pass it on. NotPermittedError."""
-        behalf = on_behalf_of or self._metadata(BEHALF_KEY)
         if not behalf:
             return self.caller
         if self.caller.role != "manager" and self.caller.certified:
@@ -90,10 +87,6 @@ class Call:
         if role not in ROLES or not is_name(name):
             raise RefusedError(f"{behalf[:80]!r} is not an identity: write ROLE:NAME")
         return Caller(role, name, via=self.caller.identity)
-
-    def _metadata(self, key: str) -> str:
-        found = dict(self.context.invocation_metadata() or ()).get(key, "")
-        return found if isinstance(found, str) else found.decode(errors="replace")
 
 
 def handler_of(
