@@ -1,0 +1,96 @@
+"""What the service says, as messages: commits, faults, conflicts, nodes. Nothing grows beyond what a message may be."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from jlogd.attach.messages import Target
+from jlogd.confrepo.model import Commit, Conflict, Fault, Revision
+from managerd.ecconfigd.nodes import NodeEntry
+from managerd.v1 import config_pb2 as pb
+
+PIECE_BYTES: Final = 1 << 20  # of a content, a pack or a bundle
+ANSWER_BYTES: Final = 3 << 20  # of one answer's variable part: a message is at most 4 MiB
+PATHS_MAX: Final = 1000  # of one revision
+FAULTS_MAX: Final = 1000
+SIDE_BYTES: Final = 256 << 10  # of one side of a conflict
+DRIFT_MAX: Final = 10  # paths of one node among many; `drift_count` tells how many there are
+
+
+def revision_of(
+    commit: Commit, *, confirmed: Revision, paths: Sequence[str] = (), signer: str = "", count: int | None = None
+) -> pb.Revision:
+    """A commit; ``confirmed``: the highest confirmed revision. ``count``: of all changed paths, when not ``paths``'."""
+    return pb.Revision(
+        revision=commit.revision,
+        id=commit.id,
+        author=commit.author,
+        time_s=commit.time_s,
+        message=commit.message,
+        paths=paths[:PATHS_MAX],
+        path_count=len(paths) if count is None else count,
+        signer=signer,
+        confirmed=commit.revision <= confirmed,
+    )
+
+
+def faults_of(faults: Sequence[Fault]) -> list[pb.Fault]:
+    """The first ``FAULTS_MAX``, and one that says how many more there are."""
+    shown = [pb.Fault(path=f.path, line=f.line, problem=f.problem[:2000]) for f in faults[:FAULTS_MAX]]
+    if len(faults) > FAULTS_MAX:
+        shown.append(pb.Fault(path=faults[-1].path, problem=f"and {len(faults) - FAULTS_MAX} more faults"))
+    return shown
+
+
+def conflicts_of(conflicts: Sequence[Conflict]) -> list[pb.Conflict]:
+    """All by name; each side cut so that together they fit one answer."""
+    limit = min(SIDE_BYTES, ANSWER_BYTES // (3 * max(len(conflicts), 1)))
+    return [
+        pb.Conflict(
+            path=conflict.path,
+            keys=conflict.keys[:PATHS_MAX],
+            base=_cut(conflict.base, limit),
+            mine=_cut(conflict.mine, limit),
+            theirs=_cut(conflict.theirs, limit),
+        )
+        for conflict in conflicts[: FAULTS_MAX * 10]
+    ]
+
+
+def _cut(side: bytes | None, limit: int) -> bytes | None:
+    return None if side is None else side[:limit]
+
+
+def node_of(entry: NodeEntry, target: Target | None, *, drift: Sequence[str] | None = None) -> pb.Node:
+    """A node's entry; ``drift``: the paths to show instead of all."""
+    return pb.Node(
+        name=entry.name,
+        subcluster=entry.subcluster,
+        revision=entry.revision,
+        id=entry.id or "",
+        state=entry.state,
+        since_ns=entry.since_ns,
+        drift=entry.drift if drift is None else drift,
+        drift_count=entry.drift_count,
+        error=entry.error,
+        target=target.revision if target is not None else 0,
+        recipient=entry.recipient,
+        about=entry.report.revision if entry.report is not None else 0,
+        attached=entry.attached,
+        reported=entry.report.state if entry.report is not None else "",
+    )
+
+
+def fit(nodes: Sequence[pb.Node]) -> Sequence[pb.Node]:
+    """Nodes whose details are cut, where together they would not fit one answer."""
+    if sum(node.ByteSize() for node in nodes) <= ANSWER_BYTES:
+        return nodes
+    for node in nodes:
+        del node.drift[:]
+        node.error = node.error[:200]
+    return nodes
+
+
+def pieces(content: bytes) -> Iterator[bytes]:
+    """``content`` in pieces; none for an empty one."""
+    for at in range(0, len(content), PIECE_BYTES):
+        yield content[at : at + PIECE_BYTES]
