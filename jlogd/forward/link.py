@@ -11,12 +11,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import grpc
 
 from jlogd.forward import events as ev
 from jlogd.forward.batch import Batcher
+from jlogd.forward.dialer import LOST, Outcome
 from jlogd.forward.epochs import EpochStore
 from jlogd.forward.history import Source, locate, offer
 from jlogd.forward.messages import Ack, Hello, ProtocolError, Reason, Refusal, Welcome
@@ -34,17 +34,6 @@ CHECKPOINT_S = 0.1  # a checkpoint is one small sync; more often than this buys 
 HANDSHAKE_S = 30.0  # a manager may have to drain our older session first
 REFUSAL_S = 3.0  # how long our last words may take to reach the manager
 WATCH_S = 1.0  # the sender looks at its call this often even when nobody wakes it, else gRPC's thread could leak
-LOST = "lost"  # the stream ended without a reason
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a session ended. ``progress``: something was acknowledged in it; ``greeted``: the manager spoke."""
-
-    reason: str
-    message: str
-    greeted: bool
-    progress: bool
 
 
 class Link:
