@@ -1213,17 +1213,17 @@ class RolloutRequest(_message.Message):
     revision: _builtins.str
     """start:"""
     hold_ms: _builtins.int
-    """How long a stage must stay well, milliseconds."""
+    """How long a stage must stay well, milliseconds. Absent: as global/rollout.toml says, else one minute."""
     max_failed: _builtins.int
-    """More failed nodes than this in the whole rollout end it."""
+    """More failed nodes than this in the whole rollout end it. Absent: as global/rollout.toml says, else zero."""
     on_behalf_of: _builtins.str
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """"1", "10%", "100%"; each releases that many nodes in all. Empty: 1, 10%, 50%, 100%."""
+        """"1", "10%", "100%"; each releases that many nodes in all. Empty: as global/rollout.toml says, else 1, 10%, 50%, 100%."""
 
     @_builtins.property
     def health(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A program of the view with its arguments."""
+        """A program of the view with its arguments. Empty: as global/rollout.toml says, else none."""
 
     def __init__(
         self,
@@ -1231,16 +1231,23 @@ class RolloutRequest(_message.Message):
         action: Global___RolloutRequest.Action.ValueType = ...,
         revision: _builtins.str = ...,
         stages: _abc.Iterable[_builtins.str] | None = ...,
-        hold_ms: _builtins.int = ...,
+        hold_ms: _builtins.int | None = ...,
         health: _abc.Iterable[_builtins.str] | None = ...,
-        max_failed: _builtins.int = ...,
+        max_failed: _builtins.int | None = ...,
         on_behalf_of: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hold_ms", b"_hold_ms", "_max_failed", b"_max_failed", "hold_ms", b"hold_ms", "max_failed", b"max_failed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "health", b"health", "hold_ms", b"hold_ms", "max_failed", b"max_failed", "on_behalf_of", b"on_behalf_of", "revision", b"revision", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hold_ms", b"_hold_ms", "_max_failed", b"_max_failed", "action", b"action", "health", b"health", "hold_ms", b"hold_ms", "max_failed", b"max_failed", "on_behalf_of", b"on_behalf_of", "revision", b"revision", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hold_ms: _TypeAlias = _typing.Literal["hold_ms"]  # noqa: Y015
+    _WhichOneofArgType__hold_ms: _TypeAlias = _typing.Literal["_hold_ms", b"_hold_ms"]  # noqa: Y015
+    _WhichOneofReturnType__max_failed: _TypeAlias = _typing.Literal["max_failed"]  # noqa: Y015
+    _WhichOneofArgType__max_failed: _TypeAlias = _typing.Literal["_max_failed", b"_max_failed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_ms) -> _WhichOneofReturnType__hold_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failed) -> _WhichOneofReturnType__max_failed | None: ...
 
 Global___RolloutRequest: _TypeAlias = RolloutRequest  # noqa: Y015
 
@@ -1288,6 +1295,9 @@ class RolloutState(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SINCE_NS_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    HOLD_LEFT_MS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts rollouts, from 1."""
     state: _builtins.str
@@ -1307,6 +1317,8 @@ class RolloutState(_message.Message):
     """Nanoseconds since 1970, of the stage."""
     nodes: _builtins.int
     """Nodes in all."""
+    hold_left_ms: _builtins.int
+    """How long the stage must stay well from now on, milliseconds. Absent: not every node has applied it, or it does not run."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1321,6 +1333,14 @@ class RolloutState(_message.Message):
     def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def offline(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why each of `failed` failed, in that order."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many nodes each of `stages` releases in all; zero: everyone."""
+
     def __init__(
         self,
         *,
@@ -1342,12 +1362,17 @@ class RolloutState(_message.Message):
         reason: _builtins.str = ...,
         since_ns: _builtins.int = ...,
         nodes: _builtins.int = ...,
+        errors: _abc.Iterable[_builtins.str] | None = ...,
+        hold_left_ms: _builtins.int | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hold_left_ms", b"_hold_left_ms", "hold_left_ms", b"hold_left_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "author", b"author", "baseline", b"baseline", "failed", b"failed", "health", b"health", "hold_ms", b"hold_ms", "id", b"id", "max_failed", b"max_failed", "nodes", b"nodes", "number", b"number", "offline", b"offline", "reason", b"reason", "released", b"released", "revision", b"revision", "since_ns", b"since_ns", "stage", b"stage", "stages", b"stages", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hold_left_ms", b"_hold_left_ms", "applied", b"applied", "author", b"author", "baseline", b"baseline", "counts", b"counts", "errors", b"errors", "failed", b"failed", "health", b"health", "hold_left_ms", b"hold_left_ms", "hold_ms", b"hold_ms", "id", b"id", "max_failed", b"max_failed", "nodes", b"nodes", "number", b"number", "offline", b"offline", "reason", b"reason", "released", b"released", "revision", b"revision", "since_ns", b"since_ns", "stage", b"stage", "stages", b"stages", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hold_left_ms: _TypeAlias = _typing.Literal["hold_left_ms"]  # noqa: Y015
+    _WhichOneofArgType__hold_left_ms: _TypeAlias = _typing.Literal["_hold_left_ms", b"_hold_left_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_left_ms) -> _WhichOneofReturnType__hold_left_ms | None: ...
 
 Global___RolloutState: _TypeAlias = RolloutState  # noqa: Y015
 
