@@ -185,7 +185,7 @@ class Fleet:
     def manager(self, name: str, *, more: str = "", config: str | None = None, port: int = 0) -> Manager:
         """A manager, not started yet; ``more``: further TOML sections.
 
-        ``config``: keys of its ``[config]`` section, None = no such section. ``port``: for managers that name each other.
+        ``config``: keys of its ``[config]`` section, None = no such section. ``port``: for those that are peers.
         """
         home, tls = self._home("manager", name)
         port = port or free_port()
