@@ -117,17 +117,18 @@ class Talk(Protocol):
     def fetch(self, want: CommitId, have: Sequence[CommitId], timeout_s: float) -> Iterator[bytes]:
         """The pieces of a pack, in order; each ``next`` blocks until the next one is here.
 
-        DeadlineError when the whole takes longer than ``timeout_s``, UnavailableError when the session
-        ends, RefusedError with the manager's words, DamageError for a pack over its limits. One fetch of a session at a
-        time: the next one waits. Close the iterator when it is not read to its end.
+        DeadlineError when the whole takes longer than ``timeout_s`` (the session ends then, and another
+        begins), UnavailableError when the session ends, RefusedError with the manager's words. One fetch of a
+        session at a time: the next one waits. Close the iterator when it is not read to its end. Never
+        from inside of a ``Listener``.
         """
         ...
 
     def report(self, report: Report) -> int:
         """Queue ``report``; never blocks. Its number, which comes back in ``Listener.reported``.
 
-        A report that is not sent yet is replaced: the manager sees the newest state, not each. Long
-        texts and lists are cut to what a message may hold. 0 when the session is over.
+        One that is not sent yet and says the same serial, revision and state is replaced: the manager sees the
+        newest. Long texts and lists are cut to what a message may hold. 0 when the session is over.
         """
         ...
 
