@@ -14,7 +14,7 @@ Dying in between and doing it again is fine: what was replayed already changes n
 
 import logging
 
-from jlogd.confrepo.model import CommitId, Revision
+from jlogd.confrepo.model import TREE_BYTES_MAX, CommitId, Revision
 from jlogd.confrepo.repository import MAIN, SIDE, Repository
 from jlogd.runtime.errors import RefusedError
 from managerd.ecconfigd.peer import Peer
@@ -31,7 +31,7 @@ async def join(store: Store, peer: Peer, tip: CommitId, tip_revision: Revision, 
     common = await _common(store, peer, tip_revision)
     have = [common] if common else []
     pieces = await peer.fetch([tip], have)
-    await store.write(lambda repository: repository.receive(pieces))
+    await store.write(lambda repository: repository.receive(pieces, bytes_max=TREE_BYTES_MAX))
     head = store.head()
     if (head.id if head else None) == common:
         await store.write(lambda repository: repository.advance({MAIN: (common, tip)}))

@@ -124,7 +124,7 @@ def _take(repository: Repository, header: pb.PushHeader, pieces: list[bytes]) ->
             raise DamageError(f"{update.name}: not a commit id")
         updates[update.name] = (before, after)
     if pieces:
-        repository.receive(pieces)
+        repository.receive(pieces, bytes_max=TREE_BYTES_MAX)
     if MAIN in updates and not header.reset:
         before, after = updates[MAIN]
         if before is not None and (after is None or not _continues(repository, after, before)):
