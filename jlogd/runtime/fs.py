@@ -140,10 +140,11 @@ class FileSystem:
         finally:
             os.close(fd)
 
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename inside one directory, durably."""
+    def rename(self, source: Path, target: Path, *, sync: bool = True) -> None:
+        """Rename inside one directory, durably unless ``sync`` is off: then the caller syncs the directory itself."""
         os.rename(source, target)
-        self.sync_dir(target.parent)
+        if sync:
+            self.sync_dir(target.parent)
 
     def move(self, source: Path, target: Path) -> None:
         """Rename, replacing ``target``; atomic, and durable only after ``sync_dir`` or ``sync_all``."""

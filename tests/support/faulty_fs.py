@@ -129,10 +129,10 @@ class FaultyFs(FileSystem):
         self.check("sync_all", path)
         super().sync_all(path)
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: Path, target: Path, *, sync: bool = True) -> None:
         """Fail before renaming, or rename; the directory's sync is counted on its own."""
         self.check("rename", target)
-        super().rename(source, target)
+        super().rename(source, target, sync=sync)
 
     def move(self, source: Path, target: Path) -> None:
         """Fail before renaming, or rename."""

@@ -106,10 +106,10 @@ class PowerCutFs(FileSystem):
         self.log.add(op="sync_all", before=before)
         self._drop(before, None)
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: Path, target: Path, *, sync: bool = True) -> None:
         """Keep what is replaced, note, rename, sync."""
         self._note_loss("rename", target, inode_of(source), source)
-        super().rename(source, target)
+        super().rename(source, target, sync=sync)
 
     def move(self, source: Path, target: Path) -> None:
         """Keep what is replaced, note, rename."""
