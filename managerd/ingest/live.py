@@ -1,15 +1,13 @@
 """One session of one node: the pure core in the loop's thread, its reads, its writes.
 
-Two coroutines: one reads messages (and waits for room in the budget before each), the other
-writes what the core wants to say and returns when the session is over. The writer's callbacks
+Two coroutines: one reads messages (and waits for room in the budget before each), the other, the
+``Speaker``'s, writes what the core wants to say and returns when the session is over. The writer's callbacks
 come through ``call_soon_threadsafe``. All methods belong to the loop's thread.
 """
 
 import asyncio
 import logging
-from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -28,15 +26,10 @@ from managerd.ingest import replicas
 from managerd.ingest.budget import Budget
 from managerd.ingest.registry import Registry
 from managerd.ingest.session import ManagerSession, State
+from managerd.ingest.speaker import HELLO_S, Context, Speaker, close_with
 from managerd.ingest.writer import Feed, Writer
 
 log = logging.getLogger(__name__)
-
-LAST_WORDS_S = 3.0  # how long a refusal may take to leave
-HELLO_S = 15.0  # a stream that says nothing is closed
-UNREAD_S = 30.0  # so is one whose node does not read
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +58,7 @@ class LiveSession:
         self._parts = parts
         self._core = ManagerSession(parts.manager, parts.subscriber, parts.epoch)
         self._loop = asyncio.get_running_loop()
-        self._out: deque[ToNode] = deque()
-        self._changed = asyncio.Event()
-        self._over = False
+        self._speaker: Speaker[ToNode] = Speaker(response_to_pb, self._who)
         self._replicas: list[Replica | None] = []
         self._feed: Feed | None = None
         self._in_budget = 0
@@ -78,7 +69,8 @@ class LiveSession:
         self._step(ev.Started())
         reader = asyncio.create_task(self._read(context))
         try:
-            await self._write(context)
+            if await self._speaker.run(context):
+                close_with(context, self._error)
         finally:
             reader.cancel()
             self._leave()
@@ -92,7 +84,7 @@ class LiveSession:
 
     async def _read(self, context: Context) -> None:
         try:
-            while self.reading and not self._over:
+            while self.reading and not self._speaker.over:
                 await self._parts.budget.room(idle=self._core.in_flight == 0)
                 limit_s = None if self._core.state is State.STREAMING else HELLO_S
                 request = await asyncio.wait_for(context.read(), limit_s)
@@ -146,16 +138,15 @@ class LiveSession:
         for effect in self._core.step(event, self._parts.clock.monotonic_s()):
             match effect:
                 case ev.SendHello():
-                    self._say(effect.hello)
+                    self._speaker.say(effect.hello)
                 case ev.SendWelcome():
-                    self._say(effect.welcome)
+                    self._speaker.say(effect.welcome)
                 case ev.SendAck():
-                    self._say(effect.ack)
+                    self._speaker.say(effect.ack)
                 case ev.SendRefusal():
                     self._refuse(effect.refusal)
                 case ev.End():
-                    self._over = True
-                    self._changed.set()
+                    self._speaker.end()
                 case ev.Forked():
                     self._report_fork(effect)
                 case ev.Append():
@@ -181,14 +172,14 @@ class LiveSession:
         ends, self._replicas = await asyncio.wrap_future(found)
         if any(offer.wants_sources for offer in effect.journals):  # reads files only: beside the writer's thread
             ends = await asyncio.to_thread(replicas.give_back, parts.archive.data, effect.node, effect.journals, ends)
-        if not self._over:
+        if not self._speaker.over:
             self._step(ev.ReplicasFound(ends, parts.budget.window()))
 
     async def _begin(self, effect: ev.Begin) -> None:
         parts, node = self._parts, self._core.node
         begun = parts.writer.call(lambda: replicas.begin(parts.archive, node, effect.incarnations, self._replicas))
         ready, ends = await asyncio.wrap_future(begun)
-        if self._over:
+        if self._speaker.over:
             return
         self._step(ev.Begun(ends))
         self._feed = Feed(node, ready, self._on_committed, self._on_failed)
@@ -222,7 +213,7 @@ class LiveSession:
             self._parts.registry.refused(self.peer.name, self._error)
         if self._parts.metrics is not None:
             self._parts.metrics.count(REFUSALS, 1, refusal.reason)
-        self._say(refusal)
+        self._speaker.say(refusal)
 
     # ------------------------------------------------------------------ the writer's callbacks (its thread)
 
@@ -244,38 +235,6 @@ class LiveSession:
         if hello is not None:
             named = [(hello.journals[index].journal, end) for index, end in ends]
             self._parts.registry.progress(hello.node, self, named)
-
-    # ------------------------------------------------------------------ writing
-
-    def _say(self, message: ToNode) -> None:
-        self._out.append(message)
-        self._changed.set()
-
-    async def _write(self, context: Context) -> None:
-        while not self._over:
-            await self._changed.wait()
-            self._changed.clear()
-            while self._out and not self._over:
-                if not await self._written(context, self._out.popleft()):
-                    return
-        try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                while self._out:
-                    await context.write(response_to_pb(self._out.popleft()))
-        except TimeoutError:
-            log.info("%s: the last words did not get through", self._who())
-        if self._error is not None:
-            context.set_code(grpc.StatusCode.FAILED_PRECONDITION)
-            context.set_details(self._error)
-
-    async def _written(self, context: Context, message: ToNode) -> bool:
-        """False when the node does not read: what it is told would gather here without end."""
-        try:
-            await asyncio.wait_for(context.write(response_to_pb(message)), UNREAD_S)
-        except TimeoutError:
-            log.warning("%s: does not read what it is told for %g s: session ended", self._who(), UNREAD_S)
-            return False
-        return True
 
     def _leave(self) -> None:
         if self._core.state is not State.ENDED:

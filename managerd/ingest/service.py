@@ -1,15 +1,16 @@
-"""The gRPC server of a manager: one loop in one thread, one ``LiveSession`` a stream.
+"""The gRPC server of a manager: one loop in one thread, one ``LiveSession`` a stream, and further services.
 
 Stop order: refuse new streams → read nothing more → everything received is committed and
-acknowledged → end the streams → end the loop, the writer last. The archive stays open; it
-is the caller's.
+acknowledged → end the streams → end the services, the last first → end the loop, the writer
+last. The archive stays open; it is the caller's.
 """
 
 import asyncio
 import contextlib
+import logging
 import threading
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, Self
 
 import grpc
 import grpc.aio
@@ -32,14 +33,33 @@ from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.v1 import deliver_pb2 as pb
 from managerd.archive import Archive
 from managerd.ingest.budget import Budget
-from managerd.ingest.live import Context, LiveSession, Parts
+from managerd.ingest.live import LiveSession, Parts
 from managerd.ingest.registry import Registry
+from managerd.ingest.speaker import Context
 from managerd.ingest.writer import Writer
 from managerd.settings import ManagerSettings
+
+log = logging.getLogger(__name__)
 
 DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
 BUDGET_BYTES = 64 << 20
 _GRACE_S = 1.0  # of the stop's deadline, kept for the streams' last words
+
+
+class Service(Protocol):
+    """Something else that is served on the same port. All methods are called on the server's loop."""
+
+    async def begin(self) -> None:
+        """Before anything is served. What it raises keeps the server from starting."""
+        ...
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Its methods; asked for once, after ``begin``."""
+        ...
+
+    async def end(self, deadline_s: float) -> None:
+        """No new calls come; end what is under way. Called once for each ``begin`` that returned."""
+        ...
 
 
 class IngestServer:
@@ -57,6 +77,7 @@ class IngestServer:
         tls: TlsFiles | None,
         budget: int = BUDGET_BYTES,
         known: Iterable[str] = (),
+        services: Sequence[Service] = (),
         metrics: Metrics | None = None,
         fs: FileSystem = OS,
         clock: Clock = SYSTEM,
@@ -70,6 +91,8 @@ class IngestServer:
         self._listen = listen
         self._tls = tls
         self._budget_bytes = budget
+        self._services = tuple(services)
+        self._begun: list[Service] = []
         self._metrics = metrics
         self._fs = fs
         self._clock = clock
@@ -91,6 +114,7 @@ class IngestServer:
         *,
         epoch: int,
         known: Iterable[str] = (),
+        services: Sequence[Service] = (),
         metrics: Metrics | None = None,
         fs: FileSystem = OS,
         clock: Clock = SYSTEM,
@@ -110,6 +134,7 @@ class IngestServer:
             tls=tls,
             budget=settings.manager.budget,
             known=known,
+            services=services,
             metrics=metrics,
             fs=fs,
             clock=clock,
@@ -158,12 +183,16 @@ class IngestServer:
             Budget(self._budget_bytes), deny, self._clock, self._metrics,
         )  # fmt: skip
         server = grpc.aio.server(options=server_options())
-        server.add_generic_rpc_handlers((_handler(parts),))
         try:
+            for service in self._services:
+                await service.begin()
+                self._begun.append(service)
+            server.add_generic_rpc_handlers((_handler(parts), *(service.handler() for service in self._services)))
             self.port = self._bind(server)
             await server.start()
         except Exception as error:  # noqa: BLE001 - told to whoever called start
             self._refused_start = error
+            await self._end_services(_GRACE_S)
             return
         self._started.set()
         watch = asyncio.create_task(self._watch(parts))
@@ -196,6 +225,8 @@ class IngestServer:
         return [session for session in self._registry.live() if isinstance(session, LiveSession)]
 
     async def _end(self, server: grpc.aio.Server) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._stop_s
         stopping = asyncio.create_task(server.stop(max(self._stop_s - _GRACE_S, 0.1)))  # refuses new streams at once
         sessions = self._sessions()
         for session in sessions:
@@ -206,7 +237,17 @@ class IngestServer:
                 await asyncio.sleep(0)  # the acknowledgements posted by the writer go out first
         for session in sessions:
             session.fail(Reason.STOPPING, f"manager {self._manager} is stopping")
+        await self._end_services(max(until_s - loop.time(), _GRACE_S))
         await stopping
+
+    async def _end_services(self, deadline_s: float) -> None:
+        """The last first: it may use those before it. One that fails does not keep the others from ending."""
+        while self._begun:
+            service = self._begun.pop()
+            try:
+                await service.end(deadline_s)
+            except Exception:
+                log.exception("%s did not end well", type(service).__name__)
 
 
 def _handler(parts: Parts) -> grpc.GenericRpcHandler:

@@ -43,6 +43,7 @@ LAYERS = {
     "jlogd.spool": 2,
     "jlogd.tail": 2,
     "managerd.archive": 2,
+    "managerd.ingest.speaker": 2,
     "jlogd.settings": 2,
     "managerd.settings": 2,
     "managerd.pki": 2,
