@@ -146,10 +146,6 @@ class FileSystem:
         if sync:
             self.sync_dir(target.parent)
 
-    def move(self, source: Path, target: Path) -> None:
-        """Rename, replacing ``target``; atomic, and durable only after ``sync_dir`` or ``sync_all``."""
-        os.rename(source, target)
-
     def symlink(self, target: str | bytes, path: Path) -> None:
         """Make ``path`` a symlink; ``FileExistsError`` if the name is taken. Not synced."""
         os.symlink(target, os.fsencode(path) if isinstance(target, bytes) else path)

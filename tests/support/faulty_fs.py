@@ -1,7 +1,7 @@
 """A file system whose N-th mutating operation fails or tears.
 
 Counted, from 1: create, pwrite, truncate, datasync, make_dirs (when it makes one),
-sync_dir, sync_all, rename, move, symlink, unlink. Opening and reading are not counted. Run once
+sync_dir, sync_all, rename, symlink, unlink. Opening and reading are not counted. Run once
 without ``fail_at`` to learn how many ``operations`` there are, then once for each N.
 """
 
@@ -133,11 +133,6 @@ class FaultyFs(FileSystem):
         """Fail before renaming, or rename; the directory's sync is counted on its own."""
         self.check("rename", target)
         super().rename(source, target, sync=sync)
-
-    def move(self, source: Path, target: Path) -> None:
-        """Fail before renaming, or rename."""
-        self.check("move", target)
-        super().move(source, target)
 
     def symlink(self, target: str | bytes, path: Path) -> None:
         """Fail or make it."""

@@ -111,11 +111,6 @@ class PowerCutFs(FileSystem):
         self._note_loss("rename", target, inode_of(source), source)
         super().rename(source, target, sync=sync)
 
-    def move(self, source: Path, target: Path) -> None:
-        """Keep what is replaced, note, rename."""
-        self._note_loss("rename", target, inode_of(source), source)
-        super().move(source, target)
-
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         """Keep what is removed, note, remove."""
         if path.exists():
