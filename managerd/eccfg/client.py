@@ -215,9 +215,9 @@ class Client:
         """Who runs what."""
         return self._call(lambda: self._stub.Nodes(pb.NodesRequest(), timeout=CALL_S))
 
-    def watch(self, *, state: bool = False) -> Iterator[pb.WatchResponse]:
-        """Events from now on, without end; ``state``: the present state first."""
-        return self._stream(lambda: self._stub.Watch(pb.WatchRequest(state=state)))
+    def watch(self, *, state: bool = False, timeout_s: float | None = None) -> Iterator[pb.WatchResponse]:
+        """Events from now on, without end, or until DeadlineError; ``state``: the present state first."""
+        return self._stream(lambda: self._stub.Watch(pb.WatchRequest(state=state), timeout=timeout_s))
 
     def status(self, *, timeout_s: float = CALL_S) -> pb.StatusResponse:
         """Head, confirmed revision, writer, peers, side branches."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from jlogd.confrepo.repository import parse_commit
+from jlogd.confrepo.commits import parse_commit
 from jlogd.confrepo.signing import sign
 from jlogd.runtime.errors import RefusedError, SettingsError
 from jlogd.runtime.fs import OS, FileSystem

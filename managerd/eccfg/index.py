@@ -206,7 +206,7 @@ class Metadata:
             self._fs.unlink(beside, missing_ok=True)
             with self._fs.create(beside, FILE_MODE) as file:
                 file.pwrite([content], 0)
-            self._fs.move(beside, place)
+            self._fs.rename(beside, place, sync=False)
         if missing:
             self._fs.sync_all(self.directory)
 
