@@ -1,42 +1,36 @@
 """``AttachService``: tells each node what to run, gives it the objects, hears what became of it.
 
-One session a node; the same rules as Deliver (docs/session.md). What a node should run, and may read, is
-the ``Targets``' to say; what it runs goes to the ``Registry``.
+One session a node; the same rules as Deliver (docs/session.md). What a node should run, and may
+read, is the ``Targets``' to say; what it runs goes to the ``Registry``, which is written from here.
+All methods belong to the loop's thread.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+import asyncio
+import logging
+from collections.abc import Callable
 
 import grpc
 
-from jlogd.attach.messages import Target
-from jlogd.confrepo.model import CommitId, Scope
+from jlogd.attach.wire import SERVICE, decode_request
+from jlogd.forward.messages import Reason
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.metrics import Metrics
+from jlogd.runtime.rpc import peer_identity
+from jlogd.v1 import attach_pb2 as pb
+from managerd.ecconfigd.attach_live import LiveAttach, Parts, Targets
 from managerd.ecconfigd.nodes import Registry
+from managerd.ingest.identity import Claims
+from managerd.ingest.speaker import Context
 
+__all__ = ["AttachService", "Targets"]
 
-class Targets(Protocol):
-    """What nodes should run. All methods belong to the loop's thread."""
+log = logging.getLogger(__name__)
 
-    def target(self, node: str, subcluster: str) -> Target | None:
-        """What ``node`` should run now; None: nothing yet. Cheap: asked for every node at each change."""
-        ...
-
-    def subcluster_of(self, node: str) -> str | None:
-        """The one subcluster that has a directory for ``node``; None when none has, or several have."""
-        ...
-
-    async def pack(
-        self, scope: Scope, want: CommitId, have: Sequence[CommitId]
-    ) -> AsyncIterator[bytes] | Sequence[bytes]:
-        """A git pack in pieces of at most 1 MiB, at least one. RefusedError when the node may not have it."""
-        ...
-
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback``, on the loop, when a target may have changed. Returns what ends that."""
-        ...
+BUILDS_MAX = 4  # packs being made at once: they are work for the disk and for one core
+DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
+SAVE_S = 2.0  # how much of the registry a crash may take away
+SAVE_SHARE = 20  # at least so many times as long as a write took is waited until the next one
 
 
 class AttachService:
@@ -54,16 +48,86 @@ class AttachService:
         clock: Clock = SYSTEM,
     ) -> None:
         """``deny``: for the loop's thread. ``epoch``: of the data directory's owner."""
-        raise NotImplementedError
+        self._targets = targets
+        self._registry = registry
+        self._deny = deny
+        self._manager = manager
+        self._epoch = epoch
+        self._metrics = metrics
+        self._clock = clock
+        self._claims: Claims[LiveAttach] = Claims()
+        self._sessions: set[LiveAttach] = set()  # attached or not
+        self._chores: list[asyncio.Task[None]] = []
+        self._streams: set[asyncio.Task[None]] = set()
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     async def begin(self) -> None:
-        """On the loop, before anything is served."""
-        raise NotImplementedError
+        """Follow the targets, and begin with what is to be done now and then."""
+        self._unsubscribe = self._targets.subscribe(self._retarget)
+        self._chores = [asyncio.create_task(self._cut_off()), asyncio.create_task(self._save())]
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Of jlogd.v1.AttachService."""
-        raise NotImplementedError
+        parts = Parts(
+            self._manager, self._epoch, self._targets, self._registry, self._claims, self._deny,
+            asyncio.Semaphore(BUILDS_MAX), self._clock, self._metrics,
+        )  # fmt: skip
+
+        async def attach(_requests: object, context: Context) -> None:
+            await self._attend(LiveAttach(parts, peer_identity(context.auth_context(), context.peer())), context)
+
+        method = grpc.stream_stream_rpc_method_handler(
+            attach, request_deserializer=decode_request, response_serializer=pb.AttachResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"Attach": method})
 
     async def end(self, deadline_s: float) -> None:
         """Tell every session, wait for their ends, save the registry."""
-        raise NotImplementedError
+        self._unsubscribe()
+        for session in list(self._sessions):
+            session.fail(Reason.STOPPING, f"manager {self._manager} is stopping")
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=deadline_s)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._write()
+
+    async def _attend(self, session: LiveAttach, context: Context) -> None:
+        stream = asyncio.current_task()
+        assert stream is not None
+        self._sessions.add(session)
+        self._streams.add(stream)
+        try:
+            await session.run(context)
+        finally:
+            self._streams.discard(stream)
+            self._sessions.discard(session)
+
+    def _retarget(self) -> None:
+        for session in self._sessions:
+            session.retarget()
+
+    # ------------------------------------------------------------------ chores
+
+    async def _cut_off(self) -> None:
+        """End live sessions whose certificates were denied."""
+        while True:
+            await asyncio.sleep(DENY_CHECK_S)
+            for session in list(self._sessions):
+                if self._deny.denies(session.peer.fingerprint):
+                    session.fail(Reason.CERTIFICATE_DENIED, f"the certificate of {session.peer.name} was denied")
+
+    async def _save(self) -> None:
+        pause_s = SAVE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            begun_s = self._clock.monotonic_s()
+            await self._write()
+            pause_s = max(SAVE_S, SAVE_SHARE * (self._clock.monotonic_s() - begun_s))
+
+    async def _write(self) -> None:
+        try:
+            await asyncio.to_thread(self._registry.save)
+        except OSError as error:
+            log.warning("%s: what nodes run is not stored, it is tried again: %s", self._manager, error)

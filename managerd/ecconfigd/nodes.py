@@ -154,7 +154,10 @@ class Registry:
             self._entries[entry.name] = entry
             self._unsaved = True
         for callback in list(self._callbacks):
-            callback(entry)
+            try:
+                callback(entry)
+            except Exception:  # who listens must not end the session of a node
+                log.exception("node %s: somebody who follows it failed", entry.name)
 
     def _make_room(self) -> None:
         if len(self._entries) < NODES_MAX:

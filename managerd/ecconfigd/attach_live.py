@@ -1,0 +1,282 @@
+"""One Attach session of one node on the manager: the pure core in the loop's thread, its reads, its writes, its pack.
+
+Three coroutines: one reads messages, one makes a pack while one is asked for, the ``Speaker``'s writes.
+What gathers while the node does not read is bounded: the newest confirmation, one target,
+``PIECES_MAX`` pieces. All methods belong to the loop's thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+import grpc.aio
+
+from jlogd.attach.messages import ERROR_MAX, AttachHello, Fetch, Pack, Reported, Target
+from jlogd.attach.wire import ToNode, request_from_pb, response_to_pb
+from jlogd.confrepo.model import CommitId, Scope
+from jlogd.forward.messages import ProtocolError, Reason, Refusal
+from jlogd.runtime.certificates import DenyList
+from jlogd.runtime.clock import Clock
+from jlogd.runtime.errors import JlogdError
+from jlogd.runtime.metrics import REFUSALS, Metrics
+from jlogd.runtime.names import is_name
+from jlogd.runtime.rpc import Malformed, PeerIdentity
+from jlogd.v1 import attach_pb2 as pb
+from managerd.ecconfigd import attach_session as at
+from managerd.ecconfigd.nodes import Registry
+from managerd.ingest.events import Peer
+from managerd.ingest.identity import Claims
+from managerd.ingest.speaker import HELLO_S, Context, Speaker, close_with
+
+log = logging.getLogger(__name__)
+
+PIECES_MAX = 2  # of a pack in memory, for each session: 2 MiB
+
+
+class Targets(Protocol):
+    """What nodes should run. All methods belong to the loop's thread."""
+
+    def target(self, node: str, subcluster: str) -> Target | None:
+        """What ``node`` should run now; None: nothing yet. Cheap: asked for every node at each change."""
+        ...
+
+    def subcluster_of(self, node: str) -> str | None:
+        """The one subcluster that has a directory for ``node``; None when none has, or several have."""
+        ...
+
+    async def pack(
+        self, scope: Scope, want: CommitId, have: Sequence[CommitId]
+    ) -> AsyncIterator[bytes] | Sequence[bytes]:
+        """A git pack in pieces of at most 1 MiB, at least one. RefusedError when the node may not have it."""
+        ...
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback``, on the loop, when a target may have changed. Returns what ends that."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all sessions of a manager share. ``builds`` bounds how many packs are being made at once."""
+
+    manager: str
+    epoch: int
+    targets: Targets
+    registry: Registry
+    claims: "Claims[LiveAttach]"
+    deny: DenyList
+    builds: asyncio.Semaphore
+    clock: Clock
+    metrics: Metrics | None
+
+
+class LiveAttach:
+    """See the module. Used once, by ``run``."""
+
+    def __init__(self, parts: Parts, peer: PeerIdentity) -> None:
+        """``peer``: from the connection."""
+        self.peer = peer
+        self._parts = parts
+        self._core = at.ManagerAttach(parts.manager, parts.epoch)
+        self._speaker: Speaker[ToNode] = Speaker(response_to_pb, self._who, self._more)
+        self._reported: Reported | None = None  # said when the stream takes it; it covers those before
+        self._moved = False  # what the node should run may have changed
+        self._pieces: deque[Pack] = deque()
+        self._room = asyncio.Semaphore(PIECES_MAX)
+        self._packing: asyncio.Task[None] | None = None
+        self._error: str | None = None
+
+    async def run(self, context: Context) -> None:
+        """Until the session is over."""
+        self._step(at.Started())
+        reader = asyncio.create_task(self._read(context))
+        try:
+            if await self._speaker.run(context):
+                close_with(context, self._error)
+        finally:
+            reader.cancel()
+            if self._packing is not None:
+                self._packing.cancel()
+            self._leave()
+
+    def fail(self, reason: str, message: str) -> None:
+        """End the session with a refusal; nothing happens when it is over."""
+        if self._core.state is not at.State.ENDED:
+            self._step(at.Failed(reason, message))
+
+    def retarget(self) -> None:
+        """What the node should run may have changed: it is looked up when the stream takes it."""
+        self._moved = True
+        self._speaker.wake()
+
+    # ------------------------------------------------------------------ reading
+
+    async def _read(self, context: Context) -> None:
+        try:
+            async with asyncio.timeout(HELLO_S):
+                request = await context.read()
+            while request is not grpc.aio.EOF and not self._speaker.over:
+                self._received(request)
+                request = await context.read()
+        except TimeoutError:
+            self.fail(Reason.PROTOCOL, f"{self.peer.address} said nothing for {HELLO_S:g} s")
+        except ProtocolError as error:
+            self.fail(Reason.PROTOCOL, f"{self._who()}: {error}")
+        except JlogdError as error:
+            self.fail(Reason.LIMITS, f"{self._who()}: {error}")
+        except Exception as error:
+            log.exception("%s: the session failed", self._who())
+            self.fail("internal", f"{self._who()}: {error}")
+        else:
+            if self._core.state is not at.State.ENDED:
+                self._step(at.StreamEnded())
+
+    def _received(self, request: pb.AttachRequest | Malformed) -> None:
+        if isinstance(request, Malformed):
+            raise ProtocolError(request.problem)
+        message = request_from_pb(request)
+        match message:
+            case AttachHello():
+                self._hello(message)
+            case Fetch():
+                self._step(at.FetchReceived(message))
+            case _:
+                self._step(at.ReportReceived(message))
+
+    def _hello(self, hello: AttachHello) -> None:
+        parts, denied = self._parts, self._parts.deny.denies(self.peer.fingerprint)
+        peer = Peer(self.peer.role, self.peer.name, self.peer.address, denied)
+        other, returned = parts.claims.other(hello)
+        home = parts.targets.subcluster_of(hello.node) if is_name(hello.node) else None
+        self._step(at.AttachHelloReceived(hello, peer, other, returned, home))
+
+    # ------------------------------------------------------------------ effects
+
+    def _step(self, event: at.Event) -> None:
+        for effect in self._core.step(event, self._parts.clock.monotonic_s()):
+            match effect:
+                case at.Send():
+                    self._send(effect)
+                case at.SendRefusal():
+                    self._refuse(effect.refusal)
+                case at.EndOlder():
+                    self._enter(effect.hello)
+                case at.MakePack():
+                    self._packing = asyncio.create_task(self._pack(effect))
+                case at.Keep():
+                    self._parts.registry.report(self._core.node, effect.report)
+                case at.End():
+                    self._speaker.end()
+
+    def _send(self, effect: at.Send) -> None:
+        if isinstance(effect.message, Reported) and effect.message.number:
+            self._reported = effect.message
+            self._speaker.wake()
+        else:
+            self._speaker.say(effect.message)
+
+    def _enter(self, hello: AttachHello) -> None:
+        """The registry first: it may have no room."""
+        self._parts.registry.attached(hello.node, hello.subcluster, hello.recipient)
+        older = self._parts.claims.enter(hello, self.peer.address, self)
+        if older is not None and older is not self:
+            older.fail(Reason.SUPERSEDED, f"a newer session of node {hello.node} came from {self.peer.address}")
+        log.info("node %s (%s): attached, subcluster %s", hello.node, self.peer.address, hello.subcluster)
+        self.retarget()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._error = f"{refusal.reason}: {refusal.message}"
+        level = logging.INFO if refusal.reason in (Reason.STOPPING, Reason.SUPERSEDED) else logging.ERROR
+        log.log(level, "%s: attach session ended: %s", self.peer.address, self._error)
+        if self._parts.metrics is not None:
+            self._parts.metrics.count(REFUSALS, 1, refusal.reason)
+        self._speaker.say(refusal)
+
+    def _leave(self) -> None:
+        if self._core.state is not at.State.ENDED:
+            self._step(at.StreamEnded())
+        if self._core.node and self._parts.claims.leave(self._core.node, self):
+            self._parts.registry.detached(self._core.node)
+
+    def _who(self) -> str:
+        name = self._core.node or self.peer.name
+        return f"node {name} ({self.peer.address})" if name else self.peer.address
+
+    # ------------------------------------------------------------------ writing, when nothing else is to be said
+
+    def _more(self) -> ToNode | None:
+        if self._reported is not None:
+            message, self._reported = self._reported, None
+            return message
+        if self._moved:
+            self._moved = False
+            self._find_target()
+            self._speaker.wake()  # what it said comes before the next piece
+            return None
+        if self._pieces:
+            self._room.release()
+            return self._pieces.popleft()
+        return None
+
+    def _find_target(self) -> None:
+        hello = self._core.hello
+        if hello is None or self._core.state is not at.State.ATTACHED:
+            return
+        try:
+            self._step(at.TargetFound(self._parts.targets.target(hello.node, hello.subcluster)))
+        except Exception as error:
+            log.exception("%s: its target cannot be told", self._who())
+            self.fail("internal", f"{self._who()}: {error}")
+
+    # ------------------------------------------------------------------ the pack
+
+    async def _pack(self, effect: at.MakePack) -> None:
+        want = effect.fetch.want
+        held: Pack | None = None  # one piece behind: the last one says so
+        try:
+            async with contextlib.aclosing(self._made(effect)) as pieces:
+                async for piece in pieces:
+                    if held is not None:
+                        await self._queue(held)
+                    held = Pack(want, piece)
+            last = Pack(want, held.piece if held is not None else b"", last=True)
+        except JlogdError as error:
+            last = Pack(want, error=str(error)[:ERROR_MAX] or error.reason)
+        except Exception:
+            log.exception("%s: pack of %s failed", self._who(), want)
+            last = Pack(want, error=f"manager {self._parts.manager} failed to make the pack: see its log")
+        await self._queue(last)
+
+    async def _queue(self, pack: Pack) -> None:
+        await self._room.acquire()
+        if self._core.state is not at.State.ATTACHED:
+            return
+        if pack.last or pack.error:
+            self._step(at.PackMade())  # before the node can have it, and ask for the next one
+        self._pieces.append(pack)
+        self._speaker.wake()
+
+    async def _made(self, effect: at.MakePack) -> AsyncIterator[bytes]:
+        """The pieces. A slow node holds no place in ``builds`` while it reads."""
+        parts = self._parts
+        async with parts.builds:
+            pieces = await parts.targets.pack(effect.scope, effect.fetch.want, effect.fetch.have)
+        if isinstance(pieces, Sequence):
+            for piece in pieces:
+                yield piece
+            return
+        try:
+            while True:
+                async with parts.builds:
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            if (close := getattr(pieces, "aclose", None)) is not None:
+                await close()
