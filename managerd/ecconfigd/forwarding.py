@@ -6,7 +6,7 @@ when managers' settings name different writers.
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -80,5 +80,5 @@ async def _pump(call: Call, first: Any, onward: Any) -> None:
 
 
 def _time_left(call: Call) -> float:
-    left = call.context.time_remaining()
+    left = cast("float | None", call.context.time_remaining())  # as documented, not as the stubs have it
     return FORWARD_S if left is None else min(max(left, 0.0), FORWARD_S)

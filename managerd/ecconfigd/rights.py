@@ -29,7 +29,7 @@ class Gate:
     @classmethod
     def of(cls, rules: Rules, caller: Caller, scope: Scope | None = None) -> Self:
         """``scope``: of a caller that is a node."""
-        everything = rules.may_all(caller.identity, "read")
+        everything = rules.may_everything(caller.identity, "read")
         return cls(caller, everything, rules.judge(caller.identity, "read", scope), rules, scope)
 
     def readable(self, paths: Iterable[str]) -> tuple[str, ...]:
@@ -41,12 +41,17 @@ class Gate:
         if not self.everything and not self.may_read(path):
             raise NotPermittedError(f"{self.caller.identity} may not read {path}: see {ACCESS_FILE}")
 
-    def require_all(self, right: Right, what: str) -> None:
+    def require_everything(self, right: Right, what: str) -> None:
         """NotPermittedError unless the caller has ``right`` on every path."""
-        if not self.rules.may_all(self.caller.identity, right):
+        if not self.rules.may_everything(self.caller.identity, right):
             raise NotPermittedError(
                 f"{self.caller.identity} may not {what}: that needs {right} on every path, see {ACCESS_FILE}"
             )
+
+    def require_role(self, role: str, what: str) -> None:
+        """NotPermittedError unless the caller is a ``role``."""
+        if self.caller.role != role:
+            raise NotPermittedError(f"{self.caller.identity} may not {what}: that is for the role {role}")
 
     def require(self, right: Right, paths: Iterable[str]) -> None:
         """NotPermittedError unless the caller has ``right`` on all of ``paths``."""
@@ -54,15 +59,6 @@ class Gate:
         missing = next((path for path in paths if not may(path)), None)
         if missing is not None:
             raise NotPermittedError(f"{self.caller.identity} has no right to {right} {missing}: see {ACCESS_FILE}")
-
-    @property
-    def fleet(self) -> bool:
-        """Whether the caller may see what concerns the whole fleet; a node sees itself only."""
-        return self.caller.role != "node"
-
-    def sees_node(self, name: str) -> bool:
-        """Whether the caller may see what that node runs."""
-        return self.fleet or self.caller.name == name
 
 
 def subcluster_in_tree(repository: Repository, commit: Commit | None, node: str) -> str | None:

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from jlogd.attach.messages import Target
-from jlogd.confrepo.model import Commit, Conflict, Fault, Revision
+from jlogd.confrepo.model import Commit, Conflict, Fault, File, Revision
+from jlogd.runtime.errors import UsageError
+from managerd.ecconfigd.edits import Copy, Delete, Edit, Put, Revert, Rollback
 from managerd.ecconfigd.nodes import NodeEntry
+from managerd.ecconfigd.rollout import Status
 from managerd.v1 import config_pb2 as pb
 
 PIECE_BYTES: Final = 1 << 20  # of a content, a pack or a bundle
@@ -13,7 +16,7 @@ ANSWER_BYTES: Final = 3 << 20  # of one answer's variable part: a message is at 
 PATHS_MAX: Final = 1000  # of one revision
 FAULTS_MAX: Final = 1000
 SIDE_BYTES: Final = 256 << 10  # of one side of a conflict
-DRIFT_MAX: Final = 10  # paths of one node among many; `drift_count` tells how many there are
+ERROR_MAX: Final = 300  # characters of one node's error among many
 
 
 def revision_of(
@@ -60,8 +63,8 @@ def _cut(side: bytes | None, limit: int) -> bytes | None:
     return None if side is None else side[:limit]
 
 
-def node_of(entry: NodeEntry, target: Target | None, *, drift: Sequence[str] | None = None) -> pb.Node:
-    """A node's entry; ``drift``: the paths to show instead of all."""
+def node_of(entry: NodeEntry, target: Target | None) -> pb.Node:
+    """A node's entry, and what it should run."""
     return pb.Node(
         name=entry.name,
         subcluster=entry.subcluster,
@@ -69,7 +72,7 @@ def node_of(entry: NodeEntry, target: Target | None, *, drift: Sequence[str] | N
         id=entry.id or "",
         state=entry.state,
         since_ns=entry.since_ns,
-        drift=entry.drift if drift is None else drift,
+        drift=entry.drift,
         drift_count=entry.drift_count,
         error=entry.error,
         target=target.revision if target is not None else 0,
@@ -86,8 +89,58 @@ def fit(nodes: Sequence[pb.Node]) -> Sequence[pb.Node]:
         return nodes
     for node in nodes:
         del node.drift[:]
-        node.error = node.error[:200]
+        node.error = node.error[:ERROR_MAX]
     return nodes
+
+
+def rollout_of(status: Status) -> pb.RolloutState:
+    """A rollout as it stands."""
+    shown = pb.RolloutState(
+        number=status.number,
+        state=status.state,
+        revision=status.revision,
+        id=status.id,
+        baseline=status.baseline,
+        stages=status.stages,
+        stage=status.stage,
+        hold_ms=round(status.hold_s * 1000),
+        health=status.health,
+        max_failed=status.max_failed,
+        released=status.released,
+        applied=status.applied,
+        failed=status.failed,
+        offline=status.offline,
+        author=status.author,
+        reason=status.reason,
+        since_ns=status.since_ns,
+        nodes=status.nodes,
+        errors=[error[:ERROR_MAX] for error in status.errors],
+        counts=[count or 0 for count in status.counts],
+    )
+    if status.hold_left_s is not None:
+        shown.hold_left_ms = round(status.hold_left_s * 1000)
+    return shown
+
+
+def edits_of(header: pb.CommitHeader, contents: Sequence[bytes]) -> list[Edit]:
+    """The header's edits; ``contents``: of its puts, in their order. UsageError for one that is not known here."""
+    left = iter(contents)
+    edits: list[Edit] = []
+    for edit in header.edits:
+        match edit.WhichOneof("edit"):
+            case "put":
+                edits.append(Put(edit.put.path, File(next(left), edit.put.mode)))
+            case "delete":
+                edits.append(Delete(edit.delete))
+            case "copy":
+                edits.append(Copy(edit.copy.source, edit.copy.target, edit.copy.overlay))
+            case "revert":
+                edits.append(Revert(edit.revert))
+            case "rollback":
+                edits.append(Rollback(edit.rollback))
+            case _:
+                raise UsageError("an edit that this manager does not know: is it older than eccfg?")
+    return edits
 
 
 def pieces(content: bytes) -> Iterator[bytes]:
