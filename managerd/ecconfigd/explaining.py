@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from jlogd.confrepo import layering
-from jlogd.confrepo.formats import SyntaxFault, kind_of, parse
+from jlogd.confrepo.formats import SyntaxFault, dotted, kind_of, parse, same, split_key
 from jlogd.confrepo.model import SYMLINK, Commit, Revision, Scope
 from jlogd.confrepo.repository import Repository
 from jlogd.runtime.clock import SYSTEM, Clock
@@ -53,14 +53,9 @@ def explain(
 
 
 def keys_at(key: str, explained: Sequence[layering.Explained]) -> list[layering.Explained]:
-    """Those of ``key`` itself, or of keys in it; an empty one is above all."""
-    found = [(dotted(each.key), each) for each in explained]
-    return [each for name, each in found if not key or name == key or name.startswith(key + ".")]
-
-
-def dotted(key: Sequence[str]) -> str:
-    """A key as people write it; a part that is empty or has a dot in it is quoted."""
-    return ".".join(f'"{part}"' if "." in part or not part else part for part in key)
+    """Those of ``key`` itself, or of keys in it; an empty one is above all. A part with a dot in it is quoted."""
+    above = split_key(key) if key else ()
+    return [each for each in explained if each.key[: len(above)] == above]
 
 
 def _walk(
@@ -74,7 +69,7 @@ def _walk(
     for here in _and_nothing(repository.log(path, until=commit.id)):
         now = _values(repository, here, path, pending)
         if newer is not None:
-            changed = [key for key in pending if repr(now[key]) != repr(values[key])]  # 1 and true are equal
+            changed = [key for key in pending if not same(now[key], values[key])]
             found |= dict.fromkeys(changed, newer.revision)
             pending = [key for key in pending if key not in found]
         if not pending or is_over():

@@ -22,7 +22,7 @@ revision_option = click.option("--revision", metavar="REV", default="", help="As
 
 
 def split(word: str) -> tuple[str, str]:
-    """``FILE@REV``: the last @ that a revision follows; a file whose name has one is named with a revision behind it."""
+    """``FILE@REV``, at the last @: a file whose name has one is always named with a revision behind it."""
     path, at, rev = word.rpartition("@")
     return (path, rev) if at and path else (word, "")
 

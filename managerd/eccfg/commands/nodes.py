@@ -1,0 +1,312 @@
+"""``eccfg nodes | wait | watch``: who runs what, until everybody runs it, and what happens meanwhile."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from jlogd.render import json_line, json_option, note, print_json, print_table, printable, stdout_bytes
+from jlogd.runtime.arguments import check_name, format_time, parse_timeout_s
+from jlogd.runtime.errors import DeadlineError, RefusedError, UnavailableError
+from managerd.eccfg.client import Client
+from managerd.eccfg.commands.history import document as revision_document
+from managerd.eccfg.connection import Connection, pass_connection
+from managerd.eccfg.outcome import short
+from managerd.v1 import config_pb2 as pb
+
+RETRY_S = 1.0  # a manager that restarts is asked again this often while a wait lasts
+NAMED = 5  # nodes of a list in one line
+FAILED = ("refused", "rolled_back")
+
+
+@click.command()
+@json_option
+@pass_connection
+def nodes(connection: Connection, *, as_json: bool) -> None:
+    """What each node runs, since when, and why not more. Offline nodes keep what was last known.
+
+    STATE: pending, applied, refused, rolled_back, offline. DRIFT: files that were changed on the node itself.
+
+    \b
+    Examples:
+      eccfg nodes
+      eccfg nodes --json | jq -r '.nodes[] | select(.state != "applied") | "\\(.name) \\(.error)"'
+    """
+    with connection.connect() as client:
+        answer = client.nodes()
+    if as_json:
+        head = answer.head.revision if answer.HasField("head") else None
+        print_json({"head": head, "nodes": [document(node) for node in answer.nodes]})
+        return
+    columns = ("name", "subcluster", "revision", "state", "since", "drift", "error")
+    print_table(columns, [_row(node) for node in answer.nodes])
+    if answer.HasField("head"):
+        note(f"head: {short(answer.head)}" + ("" if answer.head.confirmed else ", not confirmed yet"))
+
+
+def document(node: pb.Node) -> dict[str, Any]:
+    """A node for scripts. ``about``: the revision that its last report is about."""
+    return {
+        "name": node.name,
+        "subcluster": node.subcluster,
+        "revision": node.revision or None,
+        "id": node.id or None,
+        "state": node.state,
+        "since": format_time(node.since_ns or None),
+        "drift": list(node.drift),
+        "drift_count": node.drift_count,
+        "error": node.error or None,
+        "target": node.target or None,
+        "about": node.about or None,
+        "recipient": node.recipient or None,
+    }
+
+
+def _row(node: pb.Node) -> tuple[object, ...]:
+    since = format_time(node.since_ns or None)
+    return (
+        node.name,
+        node.subcluster,
+        f"r{node.revision}" if node.revision else None,
+        node.state,
+        since.partition(".")[0] + "Z" if since else None,
+        node.drift_count or None,
+        node.error or None,
+    )
+
+
+# ---------------------------------------------------------------------- wait
+
+
+class Awaited:
+    """Which nodes are to run a revision, and what is known of each. Pure."""
+
+    def __init__(self, revision: pb.Revision, names: Sequence[str]) -> None:
+        """Nothing is known of anybody."""
+        self._wanted = revision
+        self.known: dict[str, pb.Node | None] = dict.fromkeys(sorted(names))
+
+    def take(self, node: pb.Node) -> None:
+        """What a node runs now."""
+        if node.name in self.known:
+            self.known[node.name] = node
+
+    @property
+    def missing(self) -> list[str]:
+        """Nodes that do not run it yet."""
+        return [name for name, node in self.known.items() if node is None or not self._runs(node)]
+
+    @property
+    def failures(self) -> list[str]:
+        """One line for each that will not run it by itself."""
+        return [
+            f"{node.name} {node.reported.replace('_', ' ')} r{node.about}: {node.error or 'it does not say why'}"
+            for node in self.known.values()
+            if node is not None
+            and not self._runs(node)
+            and node.reported in FAILED
+            and node.about >= self._wanted.revision
+        ]
+
+    def _runs(self, node: pb.Node) -> bool:
+        """Main is a line: a later revision contains it. One of the same number must be the same one."""
+        if node.revision == self._wanted.revision:
+            return node.id == self._wanted.id and node.reported == "applied"
+        return node.revision > self._wanted.revision
+
+
+@click.command()
+@click.argument("rev", default="HEAD")
+@click.option("--timeout", metavar="T", help="Give up after this long (10s, 5m) with exit 7. Default: wait for ever.")
+@click.option("--node", "names", metavar="NODE", multiple=True,
+              help="Wait for this node, also when it is offline. Default: all that are attached now.")  # fmt: skip
+@json_option
+@pass_connection
+def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Wait until nodes run REV, or a later revision.
+
+    Exit 7 when the time is over; exit 6 as soon as a node refuses REV or goes back from it, with its error.
+
+    \b
+    Examples:
+      eccfg wait r12 --timeout 1m
+      eccfg commit -m "New relay" && eccfg wait --node web1 --node web2
+    """
+    deadline = None if timeout is None else time.monotonic() + parse_timeout_s(timeout)
+    for name in names:
+        check_name("node", name)
+    with connection.connect() as client:
+        found = client.log(until=rev, limit=1).revisions
+        if not found:
+            raise RefusedError("the repository is empty: there is no revision to wait for")
+        revision = found[0]
+        chosen = list(names) or _attached(client.nodes().nodes)
+    awaited = Awaited(revision, chosen)
+    bar = Bar(f"r{revision.revision}", len(chosen))
+    try:
+        _wait(connection, awaited, deadline, bar)
+    except DeadlineError:
+        missing = _list(awaited.missing)
+        raise DeadlineError(
+            f"{missing} did not get to r{revision.revision} within {timeout}: see 'eccfg nodes'"
+        ) from None
+    finally:
+        bar.close()
+    if as_json:
+        rows = [document(node) for node in awaited.known.values() if node is not None]
+        print_json({"revision": revision.revision, "id": revision.id, "nodes": rows})
+    else:
+        click.echo(f"{short(revision)}: {len(chosen)} node{'s' if len(chosen) != 1 else ''}")
+
+
+def _attached(found: Sequence[pb.Node]) -> list[str]:
+    offline = [node.name for node in found if not node.attached]
+    if offline:
+        note(f"note: not waiting for {_list(offline)}: offline")
+    attached = [node.name for node in found if node.attached]
+    if not attached:
+        note("note: no node is attached: there is nothing to wait for")
+    return attached
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _wait(connection: Connection, awaited: Awaited, deadline: float | None, bar: "Bar") -> None:
+    """Follow the nodes until all run it; a connection that breaks is made again. DeadlineError, RefusedError."""
+    while awaited.missing:
+        left_s = None if deadline is None else deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            raise DeadlineError("the time is over")
+        try:
+            with connection.connect() as client:
+                _follow(client, awaited, left_s, bar)
+        except UnavailableError as error:
+            note(f"note: {error}; trying again")
+            time.sleep(RETRY_S if deadline is None else max(min(RETRY_S, deadline - time.monotonic()), 0.0))
+
+
+def _follow(client: Client, awaited: Awaited, left_s: float | None, bar: "Bar") -> None:
+    for event in client.watch(state=True, timeout_s=left_s):
+        if event.WhichOneof("event") == "node":
+            awaited.take(event.node)
+        failures = awaited.failures
+        if failures:
+            raise RefusedError("\n".join(map(printable, failures)))
+        missing = awaited.missing
+        bar.show(len(awaited.known) - len(missing))
+        if not missing:
+            return
+
+
+class Bar:
+    """How many of how many, on stderr; nothing when stderr is not a terminal."""
+
+    WIDTH = 30
+
+    def __init__(self, what: str, whole: int) -> None:
+        """``what`` begins the line."""
+        self._what = what
+        self._whole = whole
+        self._shown = False
+
+    def show(self, done: int) -> None:
+        """``done`` of the whole."""
+        if self._whole and sys.stderr.isatty():
+            self._shown = True
+            full = self.WIDTH * done // self._whole
+            line = f"{'█' * full}{'░' * (self.WIDTH - full)}"
+            click.echo(f"\r{self._what} {line} {done}/{self._whole}", err=True, nl=False)
+
+    def close(self) -> None:
+        """Wipe the line."""
+        if self._shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+# ---------------------------------------------------------------------- watch
+
+
+@click.command()
+@click.option("--state", is_flag=True, help="Begin with how things are: head, every node, the rollout.")
+@json_option
+@pass_connection
+def watch(connection: Connection, *, state: bool, as_json: bool) -> None:
+    """What happens, one line an event, until Ctrl-C: revisions, what nodes make of them, rollouts.
+
+    \b
+    Examples:
+      eccfg watch
+      eccfg watch --json | jq -r 'select(.event == "node" and .node.state == "refused") | .node.name'
+    """
+    try:
+        with connection.connect() as client, stdout_bytes() as out:
+            for event in client.watch(state=state):
+                out.write(json_line(event_document(event)) if as_json else _event_line(event).encode() + b"\n")
+                out.flush()
+    except KeyboardInterrupt:
+        pass  # how watching is meant to end
+
+
+def event_document(event: pb.WatchResponse) -> Mapping[str, Any]:
+    """An event for scripts."""
+    kind = event.WhichOneof("event") or "unknown"
+    described: dict[str, Any] = {"schema": 1, "time": format_time(event.time_ns), "event": kind}
+    if kind == "revision":
+        described["revision"] = revision_document(event.revision)
+    elif kind == "node":
+        described["node"] = document(event.node)
+    elif kind == "rollout":
+        described["rollout"] = rollout_document(event.rollout)
+    return described
+
+
+def rollout_document(rollout: pb.RolloutState) -> dict[str, Any]:
+    """A rollout for scripts, as short as an event is."""
+    return {
+        "number": rollout.number,
+        "state": rollout.state,
+        "revision": rollout.revision,
+        "id": rollout.id,
+        "stage": rollout.stage,
+        "stages": list(rollout.stages),
+        "released": len(rollout.released),
+        "applied": len(rollout.applied),
+        "failed": list(rollout.failed),
+        "reason": rollout.reason or None,
+    }
+
+
+def _event_line(event: pb.WatchResponse) -> str:
+    when = format_time(event.time_ns)
+    return printable(f"{when}  {' '.join(_words(event))}")
+
+
+def _words(event: pb.WatchResponse) -> Iterator[str]:
+    kind = event.WhichOneof("event")
+    if kind == "revision":
+        subject = event.revision.message.partition("\n")[0]
+        yield f"{short(event.revision)} {event.revision.author}: {subject}"
+    elif kind == "node":
+        node = event.node
+        yield f"node {node.name}: {node.state.replace('_', ' ')}"
+        if node.about and node.about != node.revision:
+            yield f"r{node.about}, runs {f'r{node.revision}' if node.revision else 'nothing'}"
+        elif node.revision:
+            yield f"r{node.revision}"
+        if node.drift_count:
+            yield f"({node.drift_count} files differ)"
+        if node.error:
+            yield f"- {node.error}"
+    elif kind == "rollout":
+        rollout = event.rollout
+        yield f"rollout {rollout.number}: {rollout.state} r{rollout.revision}"
+        yield f"stage {rollout.stage + 1}/{len(rollout.stages)}, {len(rollout.applied)} of {rollout.nodes} nodes"
+        if rollout.reason:
+            yield f"- {rollout.reason}"
+    else:
+        yield "an event that this eccfg does not know"
