@@ -1,0 +1,71 @@
+"""What is wrong with a tree that a commit would make: rules of paths and sizes, then contents, then checks.
+
+Each stage sees only what passed the one before it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from jlogd.confrepo.model import Commit, Fault, Scope
+from jlogd.confrepo.paths import totals_fault, tree_faults
+from jlogd.confrepo.repository import Repository
+from managerd.ecconfigd.candidate import Candidate
+from managerd.ecconfigd.checks import Checks
+from managerd.ecconfigd.validate import validate
+
+FAULTS_MAX: Final = 100  # of one commit: nobody reads more
+
+
+class Judge:
+    """See the module. Called by the owner thread, and by others for dry runs."""
+
+    def __init__(self, nodes: Callable[[], Sequence[Scope]], checks: Checks | None) -> None:
+        """``nodes``: those that are known beside the tree's."""
+        self._nodes = nodes
+        self._checks = checks
+        self._sizes = Sizes()
+
+    def __call__(self, candidate: Candidate, author: str, message: str) -> list[Fault]:
+        """Faults by path and line, at most ``FAULTS_MAX``."""
+        faults = sorted(self._tree(candidate)) or validate(candidate, self._nodes())
+        if not faults and self._checks is not None:
+            faults = self._checks.run(candidate, author=author, message=message)
+        return faults[:FAULTS_MAX]
+
+    def _tree(self, candidate: Candidate) -> Iterator[Fault]:
+        for path, below in candidate.clashes():
+            yield Fault(path, 0, f"is a file, and {below} needs it to be a directory")
+        yield from tree_faults(candidate.changes, candidate.names)
+        total = totals_fault(self._sizes.after(candidate).values())
+        if total is not None:
+            yield Fault("", 0, total)
+
+
+class Sizes:
+    """Sizes of every file of the newest tree that was asked about: each content is read once."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: tuple[Commit | None, dict[str, int]] = (None, {})  # replaced whole: any thread may ask
+
+    def after(self, candidate: Candidate) -> dict[str, int]:
+        """Path → bytes of the whole tree with the changes made."""
+        sizes = dict(self._of(candidate.repository, candidate.commit))
+        for path, file in candidate.changes.items():
+            if file is None:
+                sizes.pop(path, None)
+            else:
+                sizes[path] = len(file.content)
+        return sizes
+
+    def _of(self, repository: Repository, commit: Commit | None) -> dict[str, int]:
+        at, sizes = self._known
+        if at != commit:
+            sizes = dict(sizes)
+            for path, _, entry in repository.diff(at, commit):
+                if entry is None:
+                    sizes.pop(path, None)
+                else:
+                    sizes[path] = len(repository.content(entry))
+            self._known = commit, sizes
+        return sizes
