@@ -145,7 +145,7 @@ def _leaves(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _leaves(inner, (*place, str(key)))
     else:
-        yield ".".join(place), shown(value)
+        yield formats.dotted(place), shown(value)
 
 
 def shown(value: object) -> str:

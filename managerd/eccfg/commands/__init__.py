@@ -1,1 +1,1 @@
-"""The command line of ``managerd``: one file a group, registered by ``managerd.cli``."""
+"""The command line of ``eccfg``: one file a group of commands, registered by ``managerd.eccfg.cli``."""

@@ -1,0 +1,80 @@
+"""``eccfg bootstrap``: the first revision of a new repository, and the connection kept for next time."""
+
+from pathlib import Path
+
+import click
+import tomli_w
+
+from jlogd.confrepo import model as m
+from jlogd.render import note
+from jlogd.runtime.errors import RefusedError
+from managerd.eccfg import outcome, templates
+from managerd.eccfg.client import Edit
+from managerd.eccfg.commands.committing import committing_options
+from managerd.eccfg.connection import Connection, pass_connection
+from managerd.eccfg.files import read_file, scan_directory
+
+DEFAULT_MESSAGE = "First revision"
+
+
+@click.command()
+@click.option(
+    "--from", "source", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Begin with the files of this directory, which has global/, SUBCLUSTER/default/, … in it.",
+)  # fmt: skip
+@committing_options(required=False)
+@pass_connection
+def bootstrap(
+    connection: Connection, source: Path | None, message: str | None, *, sign: bool, as_json: bool
+) -> int:  # fmt: skip
+    """Begin here: make revision 1 of a new repository, and remember the connection.
+
+    What --manager, --cert, --key and --ca say is written to ~/.config/eccfg.toml, unless that file is there.
+    The first revision has a README and a small example, or with --from the files of DIR.
+
+    \b
+    Examples:
+      eccfg --manager m1:7440 --ca ca.crt --cert alice.crt --key alice.key bootstrap
+      eccfg bootstrap --from ./old-configuration -m "As it was"
+    """
+    with connection.connect() as client:
+        head = client.status().head
+        _remember(connection)
+        if head.id:
+            raise RefusedError(
+                f"{client.address} has a repository already, at {outcome.short(head)}: 'eccfg clone DIR' gets it"
+            )
+        edits = _edits(connection.directory / source if source is not None else None)
+        response = client.commit(edits, message or DEFAULT_MESSAGE, sign=sign)
+        code = outcome.report(response, as_json=as_json)
+    if outcome.is_stored(response) and not as_json:
+        note("next: 'eccfg clone fleet', edit a file in it, 'eccfg commit -m WHY', 'eccfg nodes'")
+    return code
+
+
+def _edits(source: Path | None) -> list[Edit]:
+    if source is None:
+        return [Edit.put(path, m.REGULAR, content) for path, content in templates.repository().items()]
+    files = ((path, read_file(source / path, str(source / path))) for path in scan_directory(source).files)
+    edits = [Edit.put(path, file.mode, file.content) for path, file in files]
+    if not edits:
+        raise RefusedError(f"{source} has no files: nothing to begin with")
+    return edits
+
+
+def _remember(connection: Connection) -> None:
+    """Write the settings file from the options; one that is there stays as it is."""
+    options, path = connection.options, connection.settings_file
+    given = {"cert": options.cert, "key": options.key, "ca": options.ca}
+    if not options.managers or not (options.insecure or all(given.values())):
+        return
+    if path.exists():
+        note(f"{path} is there already: it stays as it is")
+        return
+    document: dict[str, object] = {"manager": options.managers[0] if len(options.managers) == 1 else options.managers}
+    document |= {name: str(file.expanduser().absolute()) for name, file in given.items() if file is not None}
+    if options.insecure:
+        document["insecure"] = True
+    connection.fs.make_dirs(path.parent)
+    connection.fs.replace_bytes(path, tomli_w.dumps(document).encode(), 0o600)
+    note(f"wrote {path}: from now on 'eccfg' needs no options")
