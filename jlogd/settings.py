@@ -1,15 +1,24 @@
-"""jlogd.toml as types. What each key means is its description; ``docs/settings.md`` is made from here."""
+"""jlogd.toml as types. What each key means is its description; ``docs/settings.md`` is made from here.
 
+A node with ``[config]`` may have a second file, the *overlay*: ``jlogd.toml`` of the view that it runs. The file that
+jlogd was started with is then the *boot file*: its ``[node]``, ``[tls]``, ``[config]`` and first ``[[manager]]`` always
+win, so that no revision can take away what reaches the next one. The other sections merge key by key, the overlay's
+keys over the boot file's; ``[[tail]]`` and further ``[[manager]]`` lists are replaced whole.
+"""
+
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from jlogd.journal.model import Codec, JournalOptions, Sync
 from jlogd.runtime import settings as base
+from jlogd.runtime import toml
 from jlogd.runtime.addresses import Address, parse_address
+from jlogd.runtime.errors import SettingsError
 from jlogd.runtime.names import JOURNALS_MAX
 from jlogd.runtime.settings import (
     DirPath,
@@ -18,13 +27,17 @@ from jlogd.runtime.settings import (
     Fault,
     ListOf,
     Name,
+    Parsed,
     Pattern,
+    Placed,
     ReadableFile,
     Section,
     SizeRange,
     resolve_pattern,
 )
 
+OVERLAY_FILE = "jlogd.toml"  # of a view
+_BOOT_ONLY = frozenset({"node", "tls", "config"})
 DEFAULT_PATH = Path("/etc/jlogd/jlogd.toml")
 # Linux writes dirty pages after 30 s (vm.dirty_expire_centisecs): twice that covers what a power cut takes away.
 PROOF_AGE_S = 60.0
@@ -38,6 +51,17 @@ def _short_host_name() -> str:
 
 def _exclude_pattern(value: object, info: ValidationInfo) -> object:
     return resolve_pattern(value, info) if isinstance(value, str) and "/" in value else value
+
+
+def _command(value: object) -> object:
+    words = value
+    if isinstance(value, str):
+        words = shlex.split(value)  # ValueError names an unclosed quote
+    if isinstance(words, list) and not (words and all(isinstance(word, str) for word in words) and words[0]):
+        raise ValueError(f"not a command: {value!r}")
+    if "\0" in "".join(words if isinstance(words, list) else ()):
+        raise ValueError("a command has no NUL")
+    return tuple(value) if isinstance(value, list) else value
 
 
 class NodeSettings(Section):
@@ -134,10 +158,47 @@ class ManagerLink(Section):
     subscriber: Name = Field(description="The manager's subscriber name; each manager has its own.")
 
 
+class ConfigSettings(Section):
+    """The fleet's configuration on this node, laid out in `<spool>/<name>/config/current/`; the section turns it on."""
+
+    reload: Annotated[str | tuple[str, ...] | None, BeforeValidator(_command)] = Field(
+        default=None,
+        description="Run in the new view after each change, without a shell: a command, a list of words, or "
+        "`NAME.service`, which systemd reloads or restarts. When it fails, the node goes back to the revision before.",
+    )
+    reload_timeout: Annotated[float, DurationRange(0.1, 3600.0)] = Field(
+        default=30.0, description="How long it may take."
+    )
+    local: Literal["keep", "theirs", "refuse"] = Field(
+        default="keep",
+        description="Files of the view that were changed on this machine: `keep`: they stay, and go into the next "
+        "view. `theirs`: the repository's come back. `refuse`: no new revision until they are as they were.",
+    )
+    keep_revisions: int = Field(
+        default=10, ge=1, le=1000, description="How many revisions stay laid out, the one that runs included."
+    )
+    confirm_timeout: Annotated[float, DurationRange(1.0, 3600.0)] = Field(
+        default=60.0,
+        description="A new revision with which no manager hears from this node within this time is taken back.",
+    )
+    signatures: Literal["off", "warn", "require"] = Field(
+        default="off", description="Whether revisions must be signed by their authors."
+    )
+    reconcile: Annotated[float, DurationRange(1.0, 86400.0)] = Field(
+        default=60.0, description="How often the view is compared with what was laid out; a fifth more or less."
+    )
+
+    @property
+    def reload_argv(self) -> tuple[str, ...]:
+        """Words of the reload command; empty: none."""
+        words = tuple(shlex.split(self.reload)) if isinstance(self.reload, str) else self.reload or ()
+        if len(words) == 1 and words[0].endswith(".service") and "/" not in words[0]:
+            return "systemctl", "reload-or-restart", words[0]
+        return words
+
+
 class AgentSettings(Document):
     """A whole jlogd.toml."""
-
-    unavailable: ClassVar[frozenset[str]] = frozenset({"config"})
 
     node: NodeSettings = Field(default_factory=NodeSettings)
     tls: TlsSettings = Field(default_factory=TlsSettings)
@@ -146,11 +207,17 @@ class AgentSettings(Document):
     journals: dict[Name, JournalSettings] = Field(default_factory=dict)
     tail: Annotated[tuple[TailSettings, ...], ListOf] = ()
     manager: Annotated[tuple[ManagerLink, ...], ListOf] = ()
+    config: ConfigSettings | None = None
 
     @property
     def directory(self) -> Path:
         """This node's part of the spool."""
         return self.node.spool / self.node.name
+
+    @property
+    def overlay(self) -> Path:
+        """Where the overlay is, when there is one."""
+        return self.directory / "config" / "current" / OVERLAY_FILE
 
     def journal_names(self) -> list[str]:
         """Every journal that something writes to, sorted."""
@@ -179,6 +246,7 @@ class AgentSettings(Document):
     def faults(self) -> Iterator[Fault]:
         """Faults between sections."""
         yield from self._transport_faults()
+        yield from self._config_faults()
         yield from self._tail_faults()
         subscribers: set[str] = set()
         for number, link in enumerate(self.manager):
@@ -206,6 +274,14 @@ class AgentSettings(Document):
         if needs_tls:
             yield from self.tls.missing()
 
+    def _config_faults(self) -> Iterator[Fault]:
+        if self.config is None:
+            return
+        if not self.manager:
+            yield ("config",), "needs a [[manager]] that has the configuration"
+        if self.config.signatures != "off" and self.tls.ca is None:
+            yield ("config", "signatures"), "needs tls.ca: the authority of those who sign"
+
     def _tail_faults(self) -> Iterator[Fault]:
         names = self.journal_names()
         if len(names) > JOURNALS_MAX:
@@ -225,6 +301,75 @@ class AgentSettings(Document):
                     yield ("tail", number, "paths", index), f"{path} is followed by tail[{followed[path]}] already"
 
 
-def load(path: Path) -> AgentSettings:
-    """Read jlogd.toml. ``SettingsError`` has every fault."""
-    return base.load(AgentSettings, path)
+def load(path: Path, overlay: Path | None = None) -> AgentSettings:
+    """Read jlogd.toml, with the overlay over it. ``SettingsError`` has every fault."""
+    boot = base.read(path)
+    directory = path.absolute().parent
+    if overlay is None:
+        return base.build(AgentSettings, boot.tables, boot.where, directory)
+    over = base.read(overlay)
+    both = _Overlaid(boot, over, overlay.absolute().parent)
+    return base.build(AgentSettings, both.tables, both.where, directory)
+
+
+def load_running(path: Path) -> tuple[AgentSettings, str]:
+    """Settings as an agent runs with them, and what is wrong with the overlay, which then does not count.
+
+    The fleet's configuration never keeps a node from starting. ``SettingsError`` for the boot file alone.
+    """
+    boot = load(path)
+    if boot.config is None or not boot.overlay.is_file():
+        return boot, ""
+    try:
+        return load(path, boot.overlay), ""
+    except SettingsError as error:
+        return boot, "; ".join(error.faults)
+
+
+def check_overlay(content: bytes) -> list[tuple[int, str]]:
+    """What is wrong with an overlay: line and problem. Types and keys only; no file of this machine is looked at."""
+    return base.check(AgentSettings, content)
+
+
+class _Overlaid:
+    """Two documents as one, with the file and line of each place."""
+
+    def __init__(self, boot: Parsed, over: Parsed, directory: Path) -> None:
+        """``directory``: of the overlay's relative paths."""
+        self._boot, self._over = boot, over
+        self._managers: list[tuple[Parsed, int]] = []  # of each [[manager]]: its document, its number there
+        self.tables = dict(boot.tables)
+        for name, value in Placed.all(over.tables, directory).items():
+            if name == "manager" and isinstance(value, list) and isinstance(boot.tables.get(name, []), list):
+                self.tables[name] = self._merge_managers(boot.tables.get(name, []), value)
+            elif name not in _BOOT_ONLY:
+                self.tables[name] = _merge(self.tables.get(name), value)
+
+    def where(self, place: toml.Path) -> tuple[str, int, toml.Path]:
+        """See ``base.Where``."""
+        if place[:1] == ("manager",) and len(place) > 1 and self._managers and isinstance(place[1], int):
+            document, number = self._managers[place[1]]
+            return document.where(("manager", number, *place[2:]))
+        ours = place[:1] and place[0] not in _BOOT_ONLY and place[0] in self._over.tables
+        over = ours and self._over.depth(place) >= self._boot.depth(place)
+        return (self._over if over else self._boot).where(place)
+
+    def _merge_managers(self, boot: list[Any], over: list[Any]) -> list[Any]:
+        """The boot file's first one, then the overlay's others."""
+        first = boot[:1]
+        kept = [number for number, link in enumerate(over) if not (first and _same_manager(first[0], link))]
+        self._managers = [(self._boot, 0)] * len(first) + [(self._over, number) for number in kept]
+        return first + [over[number] for number in kept]
+
+
+def _merge(under: Any, over: Any) -> Any:
+    """Tables key by key; anything else is the overlay's."""
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    return {**under, **{key: _merge(under.get(key), value) for key, value in over.items()}}
+
+
+def _same_manager(one: Any, other: Any) -> bool:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return False
+    return any(key in one and one[key] == other.get(key) for key in ("subscriber", "address"))

@@ -4,6 +4,9 @@ A settings model is a tree of frozen ``Section``s. ``load`` reads TOML, validate
 and raises one ``SettingsError`` with all faults as ``file:line: section.key: problem``.
 Relative paths become absolute, from the file's directory. Defaults live in the
 models and nowhere else; ``docs/settings.md`` is generated from them.
+
+Documents that are made of several files go through ``read`` and ``build``, with a ``Where`` that finds the file of
+each fault; what another machine will run goes through ``check``, which looks at no file of this one.
 """
 
 import copy
@@ -13,10 +16,10 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +37,7 @@ from jlogd.runtime.errors import SettingsError
 from jlogd.runtime.names import NAME_RULE, is_name
 
 Fault = tuple[toml.Path, str]
+Where: TypeAlias = Callable[[toml.Path], tuple[str, int, toml.Path]]  # file, line, and the place as that file has it
 
 _UNITS_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -131,12 +135,19 @@ def _as_tuple(value: object) -> object:
 def _resolve(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise ValueError(f"not a path: {value!r}")
-    directory = (info.context or {}).get("directory", Path.cwd())
+    directory = value.directory if isinstance(value, Placed) else (info.context or {}).get("directory", Path.cwd())
     return Path(os.path.normpath(directory / value))
+
+
+def looks_at_files(info: ValidationInfo) -> bool:
+    """Whether files of this machine count; not when the settings are for another one (``check``)."""
+    return bool((info.context or {}).get("look", True))
 
 
 def _resolve_readable(value: object, info: ValidationInfo) -> Path:
     path = _resolve(value, info)
+    if not looks_at_files(info):
+        return path
     try:
         with path.open("rb") as file:
             file.read(1)
@@ -183,43 +194,116 @@ class Document(Section):
 _Model = TypeVar("_Model", bound=Document)
 
 
+class Placed(str):  # noqa: SLOT000 - a str cannot have slots of its own
+    """A text of a file that is not the document's own: a relative path in it is relative to that file's directory."""
+
+    directory: Path
+
+    @classmethod
+    def all(cls, value: Any, directory: Path) -> Any:
+        """``value`` with every text in it placed."""
+        if isinstance(value, str):
+            placed = cls(value)
+            placed.directory = directory
+            return placed
+        if isinstance(value, dict):
+            return {key: cls.all(each, directory) for key, each in value.items()}
+        return [cls.all(each, directory) for each in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A TOML document: its name for messages, its values, the line of each key."""
+
+    name: str
+    tables: dict[str, Any]
+    lines: Mapping[toml.Path, int]
+
+    def where(self, place: toml.Path) -> tuple[str, int, toml.Path]:
+        """``Where`` of a document that is one file."""
+        return self.name, _line(self.lines, place), place
+
+    def depth(self, place: toml.Path) -> int:
+        """How much of ``place`` stands in this document."""
+        return next((depth for depth in range(len(place), 0, -1) if place[:depth] in self.lines), 0)
+
+
 def load(model: type[_Model], path: Path) -> _Model:
     """Read the TOML file ``path`` as ``model``. ``SettingsError`` has every fault, in the file's order."""
-    text = _read(path)
+    parsed = read(path)
+    return build(model, parsed.tables, parsed.where, path.absolute().parent)
+
+
+def read(path: Path) -> Parsed:
+    """The TOML file ``path``, not looked at any closer. ``SettingsError``."""
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError([_syntax_fault(path, text, error)]) from None
-    lines = toml.locate(text)
-    context = {"directory": path.absolute().parent}
-    faults: list[Fault] = []
-    try:
-        settings = model.model_validate(tables, context=context)
-        faults.extend(settings.faults())
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        faults.extend((_place(detail, tables), _problem(model, detail)) for detail in details)
-        faults.extend(_faults_of_the_rest(model, tables, [place for place, _ in faults], context))
-    if faults:
-        rows = sorted((_line(lines, place), _text(place), problem) for place, problem in faults)
-        raise SettingsError([f"{path}:{line}: {place}: {problem}" for line, place, problem in dict.fromkeys(rows)])
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError([f"{path}:1: file: cannot be read: {error.strerror}"]) from None
+    found = _parse(content)
+    if isinstance(found, tuple):
+        raise SettingsError([f"{path}:{found[0]}: file: {found[1]}"])
+    return Parsed(str(path), found, toml.locate(content.decode()))
+
+
+def build(model: type[_Model], tables: dict[str, Any], where: Where, directory: Path) -> _Model:
+    """``tables`` as ``model``; relative paths from ``directory``. ``SettingsError`` has every fault."""
+    settings, faults = _validate(model, tables, {"directory": directory})
+    if settings is None or faults:
+        found = [(*where(place), problem) for place, problem in faults]
+        rows = sorted((file, line, _text(place), problem) for file, line, place, problem in found)
+        raise SettingsError(
+            [f"{file}:{line}: {place}: {problem}" for file, line, place, problem in dict.fromkeys(rows)]
+        )
     return settings
 
 
-def _read(path: Path) -> str:
+def check(model: type[_Model], content: bytes) -> list[tuple[int, str]]:
+    """What is wrong with a document for another machine: line and problem; types and keys only.
+
+    No file of this machine is looked at, and nothing is said about rules between sections: the other machine
+    may bring the rest of them.
+    """
+    found = _parse(content)
+    if isinstance(found, tuple):
+        return [found]
+    lines = toml.locate(content.decode())
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError([f"{path}:1: file: cannot be read: {error.strerror}"]) from None
+        model.model_validate(found, context={"directory": Path("/"), "look": False})
+    except ValidationError as error:
+        places = [(_place(detail, found), _problem(model, detail)) for detail in error.errors(include_url=False)]
+        rows = sorted((_line(lines, place), f"{_text(place)}: {problem}") for place, problem in places)
+        return list(dict.fromkeys(rows))
+    return []
+
+
+def _validate(
+    model: type[_Model], tables: dict[str, Any], context: Mapping[str, Any]
+) -> tuple[_Model | None, list[Fault]]:
+    try:
+        settings = model.model_validate(tables, context=dict(context))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        faults = [(_place(detail, tables), _problem(model, detail)) for detail in details]
+        faults.extend(_faults_of_the_rest(model, tables, [place for place, _ in faults], context))
+        return None, faults
+    return settings, list(settings.faults())
+
+
+def _parse(content: bytes) -> dict[str, Any] | tuple[int, str]:
+    """The tables, or the line and what is wrong there."""
+    try:
+        text = content.decode()
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise SettingsError([f"{path}:{line}: file: not UTF-8"]) from None
-
-
-def _syntax_fault(path: Path, text: str, error: tomllib.TOMLDecodeError) -> str:
-    match = re.search(r"at line (\d+)", str(error))
-    line = int(match[1]) if match else text.rstrip("\n").count("\n") + 1
-    return f"{path}:{line}: file: not TOML: {error}"
+        return error.object[: error.start].count(b"\n") + 1, "not UTF-8"
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"at line (\d+)", str(error))
+        line = int(match[1]) if match else text.rstrip("\n").count("\n") + 1
+        return line, f"not TOML: {error}"
+    except RecursionError:
+        return 1, "not TOML: nested too deeply"
 
 
 def _faults_of_the_rest(

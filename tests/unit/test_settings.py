@@ -106,7 +106,6 @@ def test_rules_between_sections(home: Path) -> None:
             """,
         )
     assert sorted(faults(error)) == [
-        "config: is not available in this version",
         "journals.b: no [[tail]] writes to this journal (they write to: a, c)",
         "manager[0].rate_limit: is not available in this version",
         "node.spol: unknown key (did you mean 'spool'?)",
@@ -156,6 +155,5 @@ def test_a_manager_s_subscriber_is_its_name_by_default(home: Path) -> None:
     settings = manager(home, TLS + '[manager]\nname = "m"\nsubscriber = "s"\n')
     assert settings.subscriber == "s"
     assert settings.manager.listen == Address("0.0.0.0", 7440)
-    for section in ("[[retention]]", "[config]"):
-        with pytest.raises(SettingsError, match="is not available in this version"):
-            manager(home, TLS + f'[manager]\nname = "m"\n{section}\n')
+    with pytest.raises(SettingsError, match="is not available in this version"):
+        manager(home, TLS + '[manager]\nname = "m"\n[[retention]]\n')
