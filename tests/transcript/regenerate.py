@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from tests.transcript.attach_world import AttachWorld
 from tests.transcript.world import World
 
 HERE = Path(__file__).parent
@@ -13,9 +14,10 @@ def script(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("  ")]
 
 
-def run(text: str) -> str:
-    """The script with what it causes."""
-    world = World()
+def run(path: Path) -> str:
+    """The script with what it causes; those in ``attach`` are of Attach, the others of Deliver."""
+    text = path.read_text()
+    world = AttachWorld() if path.parent.name == "attach" else World()
     out = []
     for line in script(text):
         out.append(line)
@@ -28,11 +30,11 @@ def run(text: str) -> str:
 
 def transcripts() -> list[Path]:
     """Every transcript, by name."""
-    return sorted(HERE.glob("*.txt"))
+    return sorted(HERE.glob("**/*.txt"))
 
 
 if __name__ == "__main__":
     for path in transcripts():
         if not sys.argv[1:] or path.stem in sys.argv[1:]:
-            path.write_text(run(path.read_text()))
+            path.write_text(run(path))
             print(path)

@@ -4,6 +4,7 @@ import dataclasses
 from enum import Enum
 from typing import Any
 
+from jlogd.attach.messages import AttachHello, Fetch, Pack, Report, Reported, Target
 from jlogd.forward.messages import (
     Hello,
     JournalAck,
@@ -58,4 +59,22 @@ def _short(value: Any) -> str | None:
             return f"{value.manager} as {value.subscriber}, epoch {value.epoch}, protocol {value.protocol}"
         case JournalAck():
             return f"{value.journal}:{value.end}"
+    return _attach(value)
+
+
+def _attach(value: Any) -> str | None:
+    match value:
+        case AttachHello():
+            return f"{value.node} of {value.subcluster} on {value.host}, {show(value.instance)}"
+        case Target():
+            return f"run r{value.revision}, serial {value.serial}"
+        case Fetch():
+            return f"{value.want[:4]} without {show(tuple(one[:4] for one in value.have))}"
+        case Pack():
+            return f"{value.want[:4]} {show(value.piece)}{', the last' if value.last else ''}"
+        case Report():
+            error = f": {value.error}" if value.error else ""
+            return f"#{value.number} r{value.revision} {value.state}, runs r{value.running}{error}"
+        case Reported():
+            return f"#{value.number}" if value.number else "accepted"
     return None
