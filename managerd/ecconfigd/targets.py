@@ -1,24 +1,36 @@
 """What each node should run, and the packs that bring it there.
 
 A *picture* is taken from the refs in one go: the confirmed revision, the rollout's document, the baseline that follows
-from both, the serial. Every answer comes from one picture, and serials of pictures never go down. The rules are
-docs/configuration.md, "Rollouts" and "Serial".
+from both, the serial. Every answer comes from one picture; the same refs give the same picture on every manager. The
+rules are docs/configuration.md, "Rollouts".
 
-Leaves to others: who may ask (attach.py), what a rollout does next (conductor.py), the objects (repository).
-Lives on the loop, except ``hold``, which the store's owner thread calls.
+Leaves to others: who may ask (attach.py), what a rollout does next (conductor.py), what is held back (holding.py), the
+bytes of packs (packs.py). Lives on the loop, except ``hold``, which the store's owner thread calls.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jlogd.attach.messages import Target
-from jlogd.confrepo.model import Commit, CommitId, Scope, Serial
-from managerd.ecconfigd.rollout import Document, Point
+from jlogd.confrepo.model import DEFAULT, RESERVED, Commit, CommitId, Revision, Scope, Serial
+from jlogd.confrepo.repository import CONFIRMED, ROLLOUT, Repository
+from jlogd.runtime.errors import JlogdError, RefusedError
+from managerd.ecconfigd import holding
+from managerd.ecconfigd.packs import Packs
+from managerd.ecconfigd.rollout import Document, Point, Rollout
 
 if TYPE_CHECKING:
-    from jlogd.confrepo.repository import Repository
     from managerd.ecconfigd.store import Store
+
+log = logging.getLogger(__name__)
+
+RECENT_MAX: Final = 64  # pictures: a node may still fetch what it was told some revisions ago
+AGAIN_S: Final = 5.0  # after a picture that could not be taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +39,25 @@ class Picture:
 
     repository: CommitId
     confirmed: Point
-    baseline: Point  # confirmed itself, unless newer ones are held back
+    baseline: Point  # confirmed itself, unless that is held back
     serial: Serial
-    document: Document  # its rollout is None when it does not fit the main line
+    document: Document
+    trial: Rollout | None  # the rollout that decides, if one does
+    subclusters: Mapping[str, str | None]  # node → the one that has a directory for it; None: several have
 
     def target(self, node: str) -> Target:
         """What ``node`` should run."""
-        raise NotImplementedError
+        trial = self.trial
+        if trial is not None and trial.tries(node):
+            return Target(
+                trial.target.revision,
+                trial.target.id,
+                self.serial,
+                self.repository,
+                trial.health,
+                trial.hold_s if trial.health else 0.0,
+            )
+        return Target(self.baseline.revision, self.baseline.id, self.serial, self.repository)
 
 
 class Targets:
@@ -42,39 +66,123 @@ class Targets:
     def __init__(self, store: "Store") -> None:
         """Nothing is known yet."""
         self._store = store
+        self._packs = Packs(store)
+        self._recent: deque[Picture] = deque(maxlen=RECENT_MAX)  # the present one is the last
+        self._callbacks: list[Callable[[], None]] = []
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Take the first picture and follow the store."""
-        raise NotImplementedError
+        self._store.on_change.append(self._moved.set)
+        await self._take()
+        self._task = asyncio.create_task(self._follow())
 
     async def end(self) -> None:
         """Take no more."""
-        raise NotImplementedError
+        with contextlib.suppress(ValueError):
+            self._store.on_change.remove(self._moved.set)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def picture(self) -> Picture | None:
         """The present one; None while nothing is confirmed."""
-        raise NotImplementedError
+        return self._recent[-1] if self._recent else None
 
-    def target(self, node: str, subcluster: str) -> Target | None:
+    def target(self, node: str, subcluster: str) -> Target | None:  # noqa: ARG002 - a rollout knows no subclusters yet
         """What ``node`` should run; None while nothing is confirmed."""
-        raise NotImplementedError
+        picture = self.picture
+        return picture.target(node) if picture else None
+
+    def subcluster_of(self, node: str) -> str | None:
+        """The one subcluster that has a directory for ``node``; None when none has, or several have."""
+        picture = self.picture
+        return picture.subclusters.get(node) if picture else None
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` on the loop after each new picture; returns what ends that."""
-        raise NotImplementedError
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
 
-    async def pack(self, scope: Scope, want: CommitId, have: Sequence[CommitId]) -> Iterable[bytes]:
-        """Pieces of the pack that brings ``scope.node`` from ``have`` to ``want``.
+    async def pack(
+        self, scope: Scope, want: CommitId, have: Sequence[CommitId]
+    ) -> Sequence[bytes] | AsyncIterator[bytes]:
+        """Pieces of the pack that brings ``scope.node`` from ``have`` to ``want``, at least one.
 
         RefusedError for a commit that the node was not told to run lately.
         """
-        raise NotImplementedError
+        if not any(picture.target(scope.node).id == want for picture in reversed(self._recent)):
+            raise RefusedError(f"node {scope.node} was not told to run {want[:8]}: it gets what its target says")
+        return await self._packs.pack(scope, want, have)
 
-    def hold(self, repository: "Repository", commit: Commit, paths: Sequence[str]) -> str | None:
+    def hold(self, repository: Repository, commit: Commit, paths: Sequence[str]) -> str | None:
         """Decide whether nodes get ``commit`` at once; if not, say why, when that is on disk.
 
         In the store's owner thread, with the commit's objects in the object store, before the main line advances to it.
         ``paths``: what it changes against its parent.
         """
-        raise NotImplementedError
+        return holding.hold(repository, commit, paths)
+
+    async def _follow(self) -> None:
+        while True:
+            await self._moved.wait()
+            if not await self._take():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_S):
+                        await self._moved.wait()
+                self._moved.set()
+
+    async def _take(self) -> bool:
+        """Whether a picture could be taken. Without one the last one counts: no node gets what may be held back."""
+        self._moved.clear()
+        before = self.picture
+        try:
+            picture = await self._store.read(lambda repository: take(repository, before))
+        except (JlogdError, OSError) as error:
+            log.error("nodes are told nothing new: %s", error)  # noqa: TRY400 - the message says it all
+            return False
+        if picture is not None and picture != before:
+            self._recent.append(picture)
+            for callback in list(self._callbacks):
+                callback()
+        return True
+
+
+def take(repository: Repository, before: Picture | None = None) -> Picture | None:
+    """The picture of the present refs; None while nothing is confirmed. In any thread."""
+    refs = repository.refs()
+    root, confirmed_id = repository.root(), refs.get(CONFIRMED)
+    if root is None or confirmed_id is None:
+        return None
+    confirmed = repository.commit(confirmed_id)
+    line = holding.load(repository, refs.get(ROLLOUT))
+    document = line.document
+
+    def id_at(revision: Revision) -> CommitId | None:
+        return holding.id_at(repository, revision)
+
+    held = document.in_force(id_at, confirmed.revision)
+    newest = Point(confirmed.revision, confirmed.id)
+    same_tree = before is not None and before.confirmed == newest
+    return Picture(
+        repository=root,
+        confirmed=newest,
+        baseline=min(newest, held.baseline, key=lambda point: point.revision) if held else newest,
+        serial=Serial(confirmed.revision + line.length),
+        document=document,
+        trial=document.trial(id_at, confirmed.revision),
+        subclusters=before.subclusters if before is not None and same_tree else _subclusters(repository, confirmed),
+    )
+
+
+def _subclusters(repository: Repository, commit: Commit) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for subcluster, is_directory in repository.names(commit).items():
+        if not is_directory or subcluster in RESERVED:
+            continue
+        for node, inner in repository.names(commit, subcluster).items():
+            if inner and node != DEFAULT:
+                found[node] = None if node in found else subcluster
+    return found

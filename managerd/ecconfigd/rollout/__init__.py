@@ -18,12 +18,13 @@ revision that is held back reaches no node but those that a rollout released it 
 from managerd.ecconfigd.rollout.document import FILE, Document, Held, Point, Rollout, from_bytes, to_bytes
 from managerd.ecconfigd.rollout.fleet import Fleet
 from managerd.ecconfigd.rollout.machine import Order, Plan, decide, examine, order, settle, start, void
-from managerd.ecconfigd.rollout.policy import Policy, Requirement, health_problem, parse_policy
+from managerd.ecconfigd.rollout.policy import FAILED_MAX, Policy, Requirement, health_problem, parse_policy
 from managerd.ecconfigd.rollout.stages import DEFAULT, check_stages
 from managerd.ecconfigd.rollout.status import Status, describe
 
 __all__ = [
     "DEFAULT",
+    "FAILED_MAX",
     "FILE",
     "Document",
     "Fleet",

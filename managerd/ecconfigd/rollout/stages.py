@@ -34,7 +34,7 @@ def check_stages(stages: Sequence[str]) -> tuple[str, ...]:
 
 
 def node_counts(stages: Sequence[str], nodes: int) -> tuple[int | None, ...]:
-    """How many of ``nodes`` each stage releases in all, at least 1, never fewer than the one before; None = everyone."""
+    """How many of ``nodes`` each stage releases in all: 1 or more, no fewer than the one before; None = everyone."""
     counts: list[int | None] = []
     most = 1
     for stage in stages:
@@ -53,5 +53,5 @@ def _number(stage: str) -> float:
         return int(stage)
     share = _SHARE.fullmatch(stage)
     if share is None or not float(share[1]):
-        raise UsageError(f"{stage[:40]!r} is not a stage: write a number of nodes (25) or a share of them (10%)")
+        raise UsageError(f"{stage[:40]!r} is not a stage: write how many nodes (25) or which share (10%)")
     return float(share[1])

@@ -1,0 +1,82 @@
+"""Packs for nodes: made once for all that need the same objects, and kept for a while.
+
+A change in ``global/`` needs the same few objects on every node; two hundred nodes that ask within a second cost one
+pack. What is large is not kept: it is read while it is sent, piece by piece.
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from jlogd.confrepo.model import CommitId, Scope
+from jlogd.confrepo.scope import scope_objects
+
+if TYPE_CHECKING:
+    from jlogd.confrepo.repository import Repository
+    from managerd.ecconfigd.store import Store
+
+KEPT_BYTES_MAX: Final = 32 << 20
+PACK_KEPT_MAX: Final = 4 << 20  # larger ones are made for one node at a time
+
+
+class Packs:
+    """See the module. On the loop."""
+
+    def __init__(self, store: "Store") -> None:
+        """Nothing is kept yet."""
+        self._store = store
+        self._kept: OrderedDict[bytes, Sequence[bytes]] = OrderedDict()
+        self._kept_bytes = 0
+        self._making: dict[bytes, asyncio.Task[Sequence[bytes] | None]] = {}
+
+    async def pack(
+        self, scope: Scope, want: CommitId, have: Sequence[CommitId]
+    ) -> Sequence[bytes] | AsyncIterator[bytes]:
+        """What ``want`` needs within ``scope`` and ``have`` does not bring; at least one piece."""
+        ids = await self._store.read(lambda repository: scope_objects(repository.store, want, scope, have))
+        key = hashlib.blake2b("".join(ids).encode(), digest_size=16).digest()
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if key not in self._making:
+            self._making[key] = asyncio.create_task(self._make(key, ids))
+        # Shielded: who asked first may go away while others wait.
+        pieces = await asyncio.shield(self._making[key])
+        return self._stream(ids) if pieces is None else pieces
+
+    async def _make(self, key: bytes, ids: Sequence[str]) -> Sequence[bytes] | None:
+        try:
+            pieces = await self._store.read(lambda repository: _small_pack(repository, ids))
+        finally:
+            del self._making[key]
+        if pieces is not None:
+            self._keep(key, pieces)
+        return pieces
+
+    def _keep(self, key: bytes, pieces: Sequence[bytes]) -> None:
+        self._kept[key] = pieces
+        self._kept_bytes += sum(map(len, pieces))
+        while self._kept_bytes > KEPT_BYTES_MAX:
+            _, gone = self._kept.popitem(last=False)
+            self._kept_bytes -= sum(map(len, gone))
+
+    async def _stream(self, ids: Sequence[str]) -> AsyncIterator[bytes]:
+        pieces: Iterator[bytes] = await self._store.read(lambda repository: repository.store.write_pack(ids))
+        while True:
+            piece = await self._store.read(lambda _: next(pieces, None))
+            if piece is None:
+                return
+            yield piece
+
+
+def _small_pack(repository: "Repository", ids: Sequence[str]) -> Sequence[bytes] | None:
+    pieces: list[bytes] = []
+    size = 0
+    for piece in repository.store.write_pack(ids):
+        pieces.append(piece)
+        size += len(piece)
+        if size > PACK_KEPT_MAX:
+            return None
+    return pieces
