@@ -16,6 +16,7 @@ Thread-safe as far as the kernel is: a ``File`` has one owner for writes.
 import contextlib
 import ctypes
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +72,10 @@ class File:
         """Cut or extend to ``length`` bytes."""
         os.ftruncate(self.fd, length)
 
+    def set_mode(self, mode: int) -> None:
+        """Permissions, whatever the umask. Not synced: a power cut may bring the old ones back."""
+        os.fchmod(self.fd, mode)
+
     def datasync(self) -> None:
         """Bytes and length are on the disk when this returns."""
         os.fdatasync(self.fd)
@@ -122,6 +127,10 @@ class FileSystem:
             os.mkdir(path, DIR_MODE)
         self.sync_dir(path.parent)
 
+    def make_dir(self, path: str | Path, mode: int = DIR_MODE) -> None:
+        """One directory; ``FileExistsError`` if the name is taken. Not synced; the umask counts."""
+        os.mkdir(path, mode)
+
     def sync_dir(self, path: Path) -> None:
         """The names in ``path`` are durable when this returns."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -149,6 +158,17 @@ class FileSystem:
     def symlink(self, target: str | bytes, path: Path) -> None:
         """Make ``path`` a symlink; ``FileExistsError`` if the name is taken. Not synced."""
         os.symlink(target, os.fsencode(path) if isinstance(target, bytes) else path)
+
+    def link(self, source: str | Path, target: str | Path) -> None:
+        """A second name for the same file (a symlink itself, not what it points to). Not synced."""
+        os.link(source, target, follow_symlinks=False)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory with everything below it. Not synced: coming back, whole or in part, must be harmless.
+
+        Symlinks are removed, never followed.
+        """
+        shutil.rmtree(path)
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         """Remove a name. Not synced: coming back after a power cut must be harmless."""

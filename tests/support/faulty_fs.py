@@ -32,6 +32,11 @@ class FaultyFile(File):
         self.fs.check("truncate", self.path)
         super().truncate(length)
 
+    def set_mode(self, mode: int) -> None:
+        """Fail or set it."""
+        self.fs.check("set_mode", self.path)
+        super().set_mode(mode)
+
     def datasync(self) -> None:
         """Fail or sync."""
         self.fs.check("datasync", self.path)
@@ -119,6 +124,11 @@ class FaultyFs(FileSystem):
             os.mkdir(path, DIR_MODE)
         self.sync_dir(path.parent)
 
+    def make_dir(self, path: str | Path, mode: int = DIR_MODE) -> None:
+        """Fail or create."""
+        self.check("make_dir", Path(path))
+        super().make_dir(path, mode)
+
     def sync_dir(self, path: Path) -> None:
         """Fail or sync."""
         self.check("sync_dir", path)
@@ -138,6 +148,20 @@ class FaultyFs(FileSystem):
         """Fail or make it."""
         self.check("symlink", path)
         super().symlink(target, path)
+
+    def link(self, source: str | Path, target: str | Path) -> None:
+        """Fail or link."""
+        self.check("link", Path(target))
+        super().link(source, target)
+
+    def remove_tree(self, path: Path) -> None:
+        """Fail having removed a part, or remove it."""
+        if self.count("remove_tree", path):
+            for child in sorted(path.rglob("*"))[::2]:
+                if child.is_symlink() or not child.is_dir():
+                    child.unlink()
+            raise self.failure(path)
+        super().remove_tree(path)
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         """Fail or remove."""

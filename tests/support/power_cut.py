@@ -7,7 +7,7 @@ out what was never synced and, at random, takes it back:
 * bytes appended since the last sync: gone, whole, in part, zeros or garbage (by sector);
 * bytes overwritten in place since then: old or new, by sector;
 * names created, renamed or removed since their directory was synced: undone or not; what
-  depends on an undone change is undone as well.
+  depends on an undone change is undone as well. Names in a directory that was renamed later are found there.
 
     python -m tests.support.power_cut run SIDE_DIR -- jlogd run -c FILE      a daemon under watch
     python -m tests.support.power_cut cut SIDE_DIR SEED                      after it was killed
@@ -118,19 +118,20 @@ def cut(side: Path, seed: int) -> list[str]:
     chance = random.Random(seed)
     events = read_events(side)
     unsynced = Unsynced.of(events)
-    places = _places(side, events)
+    moves = [(number, event) for number, event in enumerate(events) if event.get("op") == "rename"]
+    places = _places(side, events, moves)
     done: list[str] = []
     for inode, items in unsynced.content.items():
         if items and inode in places:
             done.append(_cut_content(places[inode], [event for _, event in items], chance))
-    done.extend(_cut_names([event for _, event in unsynced.names], chance))
+    done.extend(_cut_names(unsynced.names, moves, chance))
     shutil.rmtree(side)
     return done
 
 
 def inode_of(path: str | os.PathLike[str] | int) -> str:
-    """What tells one file from another here."""
-    status = os.stat(path)
+    """What tells one file from another here; a symlink is a file of its own."""
+    status = os.stat(path) if isinstance(path, int) else os.lstat(path)
     return f"{status.st_dev}:{status.st_ino}"
 
 
@@ -138,9 +139,22 @@ def _parent(event: Event) -> str:
     return os.path.dirname(str(event["path"]))
 
 
-def _places(side: Path, events: list[Event]) -> dict[str, Path]:
+def _moved(path: str, number: int, moves: list[tuple[int, Event]]) -> str:
+    """Where ``path`` of event ``number`` is after the directories above it were renamed."""
+    for later, move in moves:
+        if later > number and path.startswith(move["source"] + "/"):
+            path = move["path"] + path[len(move["source"]) :]
+    return path
+
+
+def _places(side: Path, events: list[Event], moves: list[tuple[int, Event]]) -> dict[str, Path]:
     """Where each inode can be reached: by one of its names, or by what ``PowerCutFs`` kept of it."""
-    paths = {Path(event[key]) for event in events for key in ("path", "source") if key in event}
+    paths = {
+        Path(_moved(event[key], number, moves))
+        for number, event in enumerate(events)
+        for key in ("path", "source")
+        if key in event
+    }
     return {inode_of(path): path for path in [*sorted(paths), *sorted(side.iterdir())] if path.is_file()}
 
 
@@ -184,13 +198,15 @@ def _exactly(content: bytes, size: int) -> bytes:
     return content[:size].ljust(size, b"\0")
 
 
-def _cut_names(events: list[Event], chance: random.Random) -> list[str]:
+def _cut_names(events: list[tuple[int, Event]], moves: list[tuple[int, Event]], chance: random.Random) -> list[str]:
     share = chance.choice([0.0, 0.3, 1.0])
-    undone: list[Event] = []
-    for event in events:  # what depends on something undone goes with it
-        if chance.random() < share or any(_depends(event, earlier) for earlier in undone):
-            undone.append(event)
-    return [_undo(event) for event in reversed(undone)]
+    undone: list[tuple[int, Event]] = []
+    for number, event in events:  # what depends on something undone goes with it
+        if chance.random() < share or any(_depends(event, earlier) for _, earlier in undone):
+            undone.append((number, event))
+    numbers = {number for number, _ in undone}
+    kept = [move for move in moves if move[0] not in numbers]
+    return [_undo(event, _moved(event["path"], number, kept)) for number, event in reversed(undone)]
 
 
 def _names(event: Event) -> set[str]:
@@ -203,15 +219,15 @@ def _depends(event: Event, earlier: Event) -> bool:
     return earlier["op"] == "mkdir" and any(name.startswith(earlier["path"] + "/") for name in _names(event))
 
 
-def _undo(event: Event) -> str:
-    path, kept = event["path"], event.get("kept")
+def _undo(event: Event, path: str) -> str:
+    kept = event.get("kept")
     match event["op"]:
         case "create":
             Path(path).unlink(missing_ok=True)
         case "mkdir":
             shutil.rmtree(path, ignore_errors=True)
         case "rename":
-            if os.path.exists(path) and inode_of(path) == event["inode"]:  # else: killed before it was renamed
+            if os.path.lexists(path) and inode_of(path) == event["inode"]:  # else: killed before it was renamed
                 os.rename(path, event["source"])
             _put_back(kept, path)
         case "unlink":
@@ -220,8 +236,8 @@ def _undo(event: Event) -> str:
 
 
 def _put_back(kept: str | None, path: str) -> None:
-    if kept is not None and not os.path.exists(path):
-        os.link(kept, path)
+    if kept is not None and not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
+        os.link(kept, path, follow_symlinks=False)
 
 
 def main(arguments: list[str]) -> None:

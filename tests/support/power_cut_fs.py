@@ -92,6 +92,24 @@ class PowerCutFs(FileSystem):
             os.mkdir(path, DIR_MODE)
         self.sync_dir(path.parent)
 
+    def make_dir(self, path: str | Path, mode: int = DIR_MODE) -> None:
+        """Note the name, then create it."""
+        if not os.path.lexists(path):
+            self.log.add(op="mkdir", path=os.path.abspath(path))
+        super().make_dir(path, mode)
+
+    def link(self, source: str | Path, target: str | Path) -> None:
+        """Note the name, then link."""
+        if not os.path.lexists(target):
+            self.log.add(op="create", path=os.path.abspath(target))
+        super().link(source, target)
+
+    def symlink(self, target: str | bytes, path: Path) -> None:
+        """Note the name, then make it."""
+        if not os.path.lexists(path):
+            self.log.add(op="create", path=os.path.abspath(path))
+        super().symlink(target, path)
+
     def sync_dir(self, path: Path) -> None:
         """Sync, then note it."""
         before = self.log.count
@@ -113,7 +131,7 @@ class PowerCutFs(FileSystem):
 
     def unlink(self, path: Path, *, missing_ok: bool = False) -> None:
         """Keep what is removed, note, remove."""
-        if path.exists():
+        if os.path.lexists(path):
             self._note_loss("unlink", path, inode_of(path), None)
         super().unlink(path, missing_ok=missing_ok)
 
@@ -122,10 +140,10 @@ class PowerCutFs(FileSystem):
         if source is not None:
             event["source"] = os.path.abspath(source)
         kept = None
-        if path.exists():
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
             kept = self.side / f"kept-{next(self._numbers)}"
             kept.unlink(missing_ok=True)
-            os.link(path, kept)
+            os.link(path, kept, follow_symlinks=False)
             event["kept"] = str(kept)
         number = self.log.add(**event)
         if kept is not None:

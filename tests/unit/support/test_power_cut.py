@@ -219,3 +219,48 @@ def test_a_killed_daemon_can_be_cut_from_outside(tmp_path: Path) -> None:
         left.add((home / "d" / "f").read_bytes())
     assert all(content.startswith(b"synced") for content in left)
     assert {b"synced", b"syncedlost?"} <= left
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_names_in_a_directory_that_was_renamed_go_as_well(tmp_path: Path, synced: bool) -> None:
+    """Links, symlinks and files made in ``new/`` are found in ``view/``: gone when they were never synced."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "old").write_bytes(b"old")
+    left: set[tuple[str, ...]] = set()
+    for seed in range(12):
+        fs = PowerCutFs(tmp_path / f"side-{seed}")
+        new = root / "new"
+        fs.make_dir(new)
+        fs.link(root / "old", new / "linked")
+        fs.symlink("linked", new / "symlink")
+        with fs.create(new / "file") as file:
+            file.pwrite([b"content"], 0)
+            file.datasync()
+        if synced:
+            fs.sync_dir(new)
+        fs.rename(new, root / "view", sync=False)
+        fs.sync_dir(root)
+        fs.cut(seed)
+        left.add(tuple(sorted(path.name for path in (root / "view").iterdir())))
+        fs.remove_tree(root / "view")
+    assert (left == {("file", "linked", "symlink")}) == synced
+
+
+def test_a_symlink_that_was_replaced_may_come_back(tmp_path: Path) -> None:
+    """Old or new, never none, and never what it points to."""
+    seen = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for seed in range(12):
+        fs = PowerCutFs(tmp_path / f"side-{seed}")
+        current = tmp_path / "current"
+        current.unlink(missing_ok=True)
+        fs.symlink("a", current)
+        fs.sync_dir(tmp_path)
+        fs.symlink("b", tmp_path / "beside")
+        fs.rename(tmp_path / "beside", current, sync=False)
+        fs.cut(seed)
+        seen.add(str(current.readlink()))
+        (tmp_path / "beside").unlink(missing_ok=True)
+    assert seen == {"a", "b"}
