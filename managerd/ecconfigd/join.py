@@ -15,14 +15,14 @@ Dying in between and doing it again is fine: what was replayed already changes n
 import logging
 
 from jlogd.confrepo.model import TREE_BYTES_MAX, CommitId, Revision
-from jlogd.confrepo.repository import MAIN, SIDE, Repository
+from jlogd.confrepo.repository import SIDE, Repository
 from jlogd.runtime.errors import RefusedError
+from managerd.ecconfigd.committer import JOINED
 from managerd.ecconfigd.peer import Peer
 from managerd.ecconfigd.store import Outcome, Store
 
 log = logging.getLogger(__name__)
 
-JOINED = "refs/jlogd/joined/"
 REVISIONS_A_QUESTION = 64
 
 
@@ -34,7 +34,7 @@ async def join(store: Store, peer: Peer, tip: CommitId, tip_revision: Revision, 
     await store.write(lambda repository: repository.receive(pieces, bytes_max=TREE_BYTES_MAX))
     head = store.head()
     if (head.id if head else None) == common:
-        await store.write(lambda repository: repository.advance({MAIN: (common, tip)}))
+        await store.adopt(tip)
         log.info("manager %s is ahead: took over its revisions up to r%d", peer_name, tip_revision)
         return False
     if common is None:

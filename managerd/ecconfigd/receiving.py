@@ -14,7 +14,7 @@ from jlogd.confrepo.repository import MAIN, ROLLOUT, SIDE, Repository
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.errors import ConflictError, DamageError, NotPermittedError, RefusedError
 from managerd.ecconfigd.calls import LOCAL, Call, handler_of
-from managerd.ecconfigd.join import JOINED
+from managerd.ecconfigd.committer import JOINED
 from managerd.ecconfigd.peer import PIECE_BYTES
 from managerd.ecconfigd.store import Store
 from managerd.v1 import config_pb2 as pb

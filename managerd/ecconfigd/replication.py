@@ -21,7 +21,8 @@ from jlogd.confrepo.model import CommitId, Revision
 from jlogd.confrepo.repository import MAIN, ROLLOUT, SIDE, Repository
 from jlogd.runtime.errors import JlogdError, RefusedError, UnavailableError
 from jlogd.runtime.rpc import TlsFiles
-from managerd.ecconfigd.join import JOINED, join
+from managerd.ecconfigd.committer import JOINED
+from managerd.ecconfigd.join import join
 from managerd.ecconfigd.peer import PIECE_BYTES, Peer, ids_of, updates_between
 from managerd.ecconfigd.store import Store
 from managerd.v1 import config_pb2 as pb
