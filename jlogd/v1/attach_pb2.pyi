@@ -189,7 +189,9 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 
 @_typing.final
 class Fetch(_message.Message):
-    """Asks for the objects of `want` that are not in `have`, as far as this node may read them. Answered by Packs in order."""
+    """Asks for the objects of `want` that are not in `have`, as far as this node may read them. Answered by Packs in order;
+    one at a time: the next one follows the last Pack of this one.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -292,7 +294,7 @@ class Report(_message.Message):
     DRIFT_COUNT_FIELD_NUMBER: _builtins.int
     SINCE_NS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Counts the reports of this session, from 1."""
+    """Counts the reports of this session, from 1; numbers may be missing where a newer report took an older one's place."""
     state: Global___Report.State.ValueType
     revision: _builtins.int
     """The revision that `state` is about, and its commit id. Zero and empty: none yet."""
@@ -342,6 +344,7 @@ class Reported(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    """This report and all before it. Zero, once, right after AttachHello: the node is accepted, the session is up."""
     def __init__(
         self,
         *,
