@@ -13,6 +13,7 @@ Dying in between and doing it again is fine: what was replayed already changes n
 """
 
 import logging
+from functools import partial
 
 from jlogd.confrepo.model import TREE_BYTES_MAX, CommitId, Revision
 from jlogd.confrepo.repository import SIDE, Repository
@@ -75,13 +76,17 @@ async def _common(store: Store, peer: Peer, tip_revision: Revision) -> CommitId 
         step = max((high - low) // REVISIONS_A_QUESTION, 1)
         asked = [Revision(number) for number in range(low + step, high, step)]
         theirs = await peer.history(asked)
-        ours = await store.read(lambda repository, asked=asked: [repository.at(number).id for number in asked])
+        ours = await store.read(partial(_ids_at, asked))
         for revision, mine, other in zip(asked, ours, theirs, strict=True):
             if mine != other:
                 high = revision
                 break
             low, found = revision, mine
     return found
+
+
+def _ids_at(asked: list[Revision], repository: Repository) -> list[CommitId]:
+    return [repository.at(number).id for number in asked]
 
 
 def _after(repository: Repository, tip: CommitId, common: CommitId) -> list[CommitId]:

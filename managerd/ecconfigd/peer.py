@@ -4,8 +4,8 @@ Owns the channel. All methods belong to the manager's loop; each call has a dead
 other side says is checked for size before it is kept.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -21,6 +21,7 @@ CALL_S = 5.0  # a question that costs the other side nothing
 BULK_S = 600.0  # a whole repository over a slow line
 PIECE_BYTES = 1 << 20
 REFS_MAX = 10_000
+_Answer = TypeVar("_Answer")
 
 
 class Peer:
@@ -85,7 +86,7 @@ class Peer:
     def _replica(self) -> "pb_grpc.ReplicaServiceAsyncStub":
         return pb_grpc.ReplicaServiceStub(self.channel())
 
-    async def _call(self, call: Any) -> Any:
+    async def _call(self, call: Awaitable[_Answer]) -> _Answer:
         try:
             return await call
         except grpc.aio.AioRpcError as error:

@@ -13,7 +13,7 @@ from jlogd.confrepo.model import TREE_BYTES_MAX, CommitId, Revision, is_commit_i
 from jlogd.confrepo.repository import MAIN, ROLLOUT, SIDE, Repository
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.errors import ConflictError, DamageError, NotPermittedError, RefusedError
-from managerd.ecconfigd.calls import LOCAL, Call, handler_of
+from managerd.ecconfigd.calls import Behaviour, Call, handler_of
 from managerd.ecconfigd.committer import JOINED
 from managerd.ecconfigd.peer import PIECE_BYTES
 from managerd.ecconfigd.store import Store
@@ -35,7 +35,12 @@ class ReplicaReceiver:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For the server."""
-        behaviours = {"Refs": self._refs, "History": self._history, "Fetch": self._fetch, "Push": self._push}
+        behaviours: dict[str, Behaviour] = {
+            "Refs": self._refs,
+            "History": self._history,
+            "Fetch": self._fetch,
+            "Push": self._push,
+        }
         return handler_of(pb.DESCRIPTOR.services_by_name["ReplicaService"], behaviours, self._deny)
 
     async def _refs(self, call: Call, _request: pb.RefsRequest) -> pb.RefsResponse:
@@ -88,7 +93,7 @@ class ReplicaReceiver:
 
 def _admit(call: Call) -> str:
     """The calling manager's name, empty without TLS. NotPermittedError for everybody else."""
-    if call.caller.identity == LOCAL:
+    if not call.caller.certified:
         return ""
     if call.caller.role != "manager":
         raise NotPermittedError(f"{call.caller.identity} is not a manager: only managers replicate")
