@@ -5,7 +5,6 @@ remembers the address of its manager (never a certificate): it counts before the
 Of several managers the first that answers is used.
 """
 
-import concurrent.futures
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
 import click
-import grpc
 from pydantic import BeforeValidator
 
 from jlogd.runtime import settings
-from jlogd.runtime.certificates import diagnose
-from jlogd.runtime.errors import SettingsError, UnavailableError
+from jlogd.runtime.errors import DeadlineError, JlogdError, SettingsError, UnavailableError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.rpc import TlsFiles, open_channel
 from managerd.eccfg.client import Client
@@ -93,23 +90,25 @@ class Connection:
 
     @contextmanager
     def connect(self) -> Iterator[Client]:
-        """A client of the first manager that answers. SettingsError, UnavailableError."""
+        """A client of the first manager that answers; a single one is not asked. SettingsError, UnavailableError."""
         managers = self.managers()
         tls = self.tls()
         faults: list[str] = []
         for address in managers.value:
             channel = open_channel(address, tls, fs=self.fs)
             try:
-                if _answers(channel, CONNECT_TIMEOUT_S):
+                client = Client(channel, address, tls, fs=self.fs)
+                fault = _silence(client) if len(managers.value) > 1 else None
+                if fault is None:
                     self.manager = address
-                    yield Client(channel, address, tls, fs=self.fs)
+                    yield client
                     return
+                faults.append(fault)
+            except UnavailableError as error:
+                raise UnavailableError(f"{error} (the address is from {managers.source})") from error
             finally:
                 channel.close()
-            found = diagnose(address, tls)
-            faults.append(found[1] if found else f"{address} does not answer")
-        more = "" if len(faults) > 1 else f" (the address is from {managers.source})"
-        raise UnavailableError("; ".join(faults) + more)
+        raise UnavailableError("; ".join(faults))
 
     # ------------------------------------------------------------------ the values
 
@@ -180,25 +179,12 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _answers(channel: grpc.Channel, timeout_s: float) -> bool:
-    """Whether the channel becomes ready; False at the first failed attempt, not after all repetitions."""
-    decided: concurrent.futures.Future[bool] = concurrent.futures.Future()
-
-    def changed(state: grpc.ChannelConnectivity) -> None:
-        if state in _DECISIVE and not decided.done():
-            decided.set_result(state is grpc.ChannelConnectivity.READY)
-
-    channel.subscribe(changed, try_to_connect=True)
+def _silence(client: Client) -> str | None:
+    """Why the manager gives no answer; None when it does, whatever that is."""
     try:
-        return decided.result(timeout_s)
-    except concurrent.futures.TimeoutError:
-        return False
-    finally:
-        channel.unsubscribe(changed)
-
-
-_DECISIVE = {
-    grpc.ChannelConnectivity.READY,
-    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-    grpc.ChannelConnectivity.SHUTDOWN,
-}
+        client.status(timeout_s=CONNECT_TIMEOUT_S)
+    except (UnavailableError, DeadlineError) as error:
+        return str(error)
+    except JlogdError:
+        return None
+    return None

@@ -115,7 +115,7 @@ class WorkingFiles:
     def look(self, path: str) -> Seen | None:
         """One file; None when nothing is there."""
         try:
-            return seen_of((self.root / path).lstat())
+            return seen_of(os.lstat(f"{self.root}/{path}"))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -131,13 +131,17 @@ class WorkingFiles:
 
     def in_the_way(self, path: str) -> Iterator[str]:
         """What must go before a file can be put at ``path``: files below it, or a file where it needs a directory."""
-        for parent in reversed(Path(path).parents[:-1]):
-            found = self.look(str(parent))
-            if found is not None and not (self.root / parent).is_dir():
-                yield str(parent)
+        for parent in _parents(path):
+            if (
+                parent not in self._safe
+                and self.look(parent) is not None
+                and not os.path.isdir(f"{self.root}/{parent}")
+            ):
+                yield parent
                 return
+        found = self.look(path)
         place = self.root / path
-        if place.is_dir() and not place.is_symlink():
+        if found is not None and found.mode == 0 and place.is_dir():
             yield from (f"{path}/{inner}" for inner in scan_directory(place).files)
 
     # ------------------------------------------------------------------ writing
@@ -157,25 +161,25 @@ class WorkingFiles:
         self._check_parents(path)
 
     def _check_parents(self, path: str) -> None:
-        for parent in reversed(Path(path).parents[:-1]):
-            name = str(parent)
-            if name not in self._safe:
-                if (self.root / parent).is_symlink():
-                    raise RefusedError(f"{name} is a symlink here: nothing is written through it; move it away")
-                self._safe.add(name)
+        for parent in _parents(path):
+            if parent not in self._safe:
+                if os.path.islink(f"{self.root}/{parent}"):
+                    raise RefusedError(f"{parent} is a symlink here: nothing is written through it; move it away")
+                if os.path.isdir(f"{self.root}/{parent}"):
+                    self._safe.add(parent)
 
     def apply(self, changes: Mapping[str, m.File | None]) -> None:
         """Remove and put files, each atomically; durable when this returns. Safe to repeat after a crash."""
         for path, file in changes.items():
             self.check(path, file)
-            if any(changes.get(str(parent)) is not None for parent in Path(path).parents[:-1]):
+            if any(changes.get(parent) is not None for parent in _parents(path)):
                 raise RefusedError(f"{path!r} is not taken from the manager: it is below a file")
         staged = self._stage(changes)
         for path, file in changes.items():
             if file is None:
                 self._remove(path)
         for path, place in staged.items():
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(f"{self.root}/{path}"), exist_ok=True)
             self._fs.rename(place, self.root / path, sync=False)
         if changes:
             self._fs.sync_all(self.root)
@@ -201,8 +205,15 @@ class WorkingFiles:
     def _remove(self, path: str) -> None:
         with contextlib.suppress(NotADirectoryError):
             self._fs.unlink(self.root / path, missing_ok=True)
-        for parent in Path(path).parents[:-1]:
+        for parent in reversed(_parents(path)):
             try:
-                (self.root / parent).rmdir()
+                os.rmdir(f"{self.root}/{parent}")
             except OSError:  # not empty, or not there
                 return
+            self._safe.discard(parent)
+
+
+def _parents(path: str) -> list[str]:
+    """The directories on the way to ``path``, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

@@ -5,7 +5,7 @@ the real thing. It keeps no rules: what it refuses, a test told it to.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -55,6 +55,7 @@ class ConfigServer(pb_grpc.ConfigServiceServicer):
     address: str = ""
 
     def __enter__(self) -> Self:
+        """Serve."""
         self._server = grpc.server(futures.ThreadPoolExecutor(4), options=server_options())
         pb_grpc.add_ConfigServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -66,7 +67,7 @@ class ConfigServer(pb_grpc.ConfigServiceServicer):
 
     # ------------------------------------------------------------------ for tests
 
-    def add(self, changes: m.Changes | dict[str, bytes | None], message: str = "others") -> pb.Revision:
+    def add(self, changes: Mapping[str, m.File | bytes | None], message: str = "others") -> pb.Revision:
         """A revision by somebody else."""
         files = dict(self.revisions[-1].files) if self.revisions else {}
         for path, file in changes.items():
@@ -165,7 +166,7 @@ class ConfigServer(pb_grpc.ConfigServiceServicer):
             return pb.CommitResponse(outcome=_Outcome.OUTCOME_NOTHING)
         if header.dry_run:
             return pb.CommitResponse(outcome=_Outcome.OUTCOME_GOOD)
-        self.add(dict(changes), header.message)
+        self.add(changes, header.message)
         outcome = _Outcome.OUTCOME_UNCONFIRMED if self.unconfirmed else _Outcome.OUTCOME_COMMITTED
         return pb.CommitResponse(outcome=outcome, revision=self.head(), merged=base != head, held=self.held)
 
