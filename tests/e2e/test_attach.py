@@ -3,7 +3,10 @@
 import json
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import pytest
 
 from jlogd.attach import wire  # before grpc: it makes grpc keep its handshakes to itself
 from jlogd.attach.attacher import Attacher
-from jlogd.attach.messages import PIECE_MAX, PROTOCOL, AttachHello, Fetch, Reported, Talk
+from jlogd.attach.messages import PIECE_MAX, PROTOCOL, AttachHello, Fetch, Pack, Reported, Talk
+from jlogd.confrepo.model import CommitId
 from jlogd.forward.messages import Hello, Refusal
 from jlogd.runtime.errors import DeadlineError, RefusedError, UnavailableError
 from jlogd.runtime.rpc import open_channel
+from jlogd.settings import load
 from jlogd.v1 import attach_pb2 as pb
 from managerd import pki
 from managerd.ecconfigd.attach import BUILDS_MAX
@@ -430,6 +435,72 @@ def test_a_manager_that_does_not_answer_a_fetch(fleet: Bench, attach: Attach) ->
         talk = heard.next("attached")
     manager.targets.stuck = False
     assert list(talk.fetch(commit(1), [], 10.0)) == [b"x"]
+
+
+HELLO = Hello(1, "m1", "m1", 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ([target(1)], "TargetReceived does not belong"),
+        ([HELLO, target(1)], "TargetReceived does not belong"),
+        ([HELLO, Reported(1)], "report 1 is confirmed before any was sent"),
+        ([HELLO, Reported(0), Reported(1)], "0 were sent"),
+        ([HELLO, Reported(0), Pack(commit(1), b"x")], "which was not asked for"),
+        ([HELLO, Reported(0), replace(target(1), id=CommitId("HEAD"))], "is not a commit id"),
+        ([HELLO, Reported(0), pb.AttachResponse()], "does not know"),
+        ([replace(HELLO, manager="?")], "is not a name"),
+    ],
+    ids=lambda value: str(value)[-24:],
+)
+def test_a_manager_that_does_not_keep_the_rules(fleet: Bench, attach: Attach, said: list[Any], words: str) -> None:
+    """The session ends with one line, and is tried again later: nothing that it said is believed."""
+
+    def answer(requests: Iterator[pb.AttachRequest], _context: grpc.ServicerContext) -> Iterator[pb.AttachResponse]:
+        for message in said:
+            yield message if isinstance(message, pb.AttachResponse) else wire.response_to_pb(message)
+        deque(requests, maxlen=0)  # until the node ends
+
+    method = grpc.stream_stream_rpc_method_handler(
+        answer, pb.AttachRequest.FromString, pb.AttachResponse.SerializeToString
+    )
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {"Attach": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    heard = Heard()
+    link = attach(f"127.0.0.1:{port}", heard, tls=None)
+    assert refused(link, words).startswith("protocol: ")
+    assert link.stop(10.0)
+    if Reported(0) in said:
+        heard.next("attached")
+        heard.next("detached")
+    assert heard.events.empty()
+    server.stop(0).wait(DEADLINE_S)
+
+
+def test_an_attacher_from_settings(fleet: Bench) -> None:
+    """The same files and names as the node's other session."""
+    fleet.issue("node", "a")
+    manager = AttachManager(fleet)
+    path = fleet.directory / "jlogd.toml"
+    tls = "".join(
+        f'{key} = "{fleet.pki}/{name}"\n' for key, name in (("ca", "ca.crt"), ("cert", "a.crt"), ("key", "a.key"))
+    )
+    path.write_text(
+        f'[node]\nname = "a"\nsubcluster = "web"\nspool = "{fleet.directory}"\n[tls]\n{tls}'
+        f'[[manager]]\naddress = "{manager.address}"\nsubscriber = "m1"\n'
+    )
+    settings = load(path)
+    heard = Heard()
+    link = Attacher.from_settings(settings, settings.manager[0], heard, fleet.failures.append, recipient="age1q")
+    link.start()
+    heard.next("attached")
+    assert link.stop(10.0)
+    entry = manager.registry.get("a")
+    assert entry is not None
+    assert (entry.subcluster, entry.recipient) == ("web", "age1q")
 
 
 def test_nobody_listens_and_a_manager_without_attach(fleet: Bench, attach: Attach) -> None:
