@@ -19,6 +19,7 @@ from jlogd.runtime.settings import (
     Name,
     Section,
     SizeRange,
+    looks_at_files,
     resolve_pattern,
 )
 from jlogd.settings import AddressField, HttpSettings, TlsSettings
@@ -28,7 +29,7 @@ DEFAULT_PATH = Path("/etc/jlogd/managerd.toml")
 
 def _program(value: object, info: ValidationInfo) -> Path:
     path = Path(resolve_pattern(value, info))
-    if not (path.is_file() and os.access(path, os.X_OK)):
+    if looks_at_files(info) and not (path.is_file() and os.access(path, os.X_OK)):
         raise ValueError(f"{path} is not a program that can be run")
     return path
 
@@ -120,3 +121,8 @@ class ManagerSettings(Document):
 def load(path: Path) -> ManagerSettings:
     """Read managerd.toml. ``SettingsError`` has every fault."""
     return base.load(ManagerSettings, path)
+
+
+def check_document(content: bytes) -> list[tuple[int, str]]:
+    """What is wrong with a managerd.toml of another machine: line and problem. Types and keys only."""
+    return base.check(ManagerSettings, content)

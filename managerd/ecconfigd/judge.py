@@ -4,33 +4,37 @@ Each stage sees only what passed the one before it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
 
 from jlogd.confrepo.model import Commit, Fault, Scope
 from jlogd.confrepo.paths import totals_fault, tree_faults
 from jlogd.confrepo.repository import Repository
 from managerd.ecconfigd.candidate import Candidate
 from managerd.ecconfigd.checks import Checks
-from managerd.ecconfigd.validate import validate
-
-FAULTS_MAX: Final = 100  # of one commit: nobody reads more
+from managerd.ecconfigd.validate import FAULTS_MAX, Validation
 
 
 class Judge:
-    """See the module. Called by the owner thread, and by others for dry runs."""
+    """See the module. Called by the owner thread, and by others for dry runs; ``close`` once."""
 
     def __init__(self, nodes: Callable[[], Sequence[Scope]], checks: Checks | None) -> None:
         """``nodes``: those that are known beside the tree's."""
         self._nodes = nodes
         self._checks = checks
         self._sizes = Sizes()
+        self._validation = Validation()
 
     def __call__(self, candidate: Candidate, author: str, message: str) -> list[Fault]:
         """Faults by path and line, at most ``FAULTS_MAX``."""
-        faults = sorted(self._tree(candidate)) or validate(candidate, self._nodes())
+        faults = sorted(self._tree(candidate)) or self._validation.faults(candidate, self._nodes())
         if not faults and self._checks is not None:
             faults = self._checks.run(candidate, author=author, message=message)
         return faults[:FAULTS_MAX]
+
+    def close(self) -> None:
+        """End what runs, remove what was laid out."""
+        self._validation.close()
+        if self._checks is not None:
+            self._checks.close()
 
     def _tree(self, candidate: Candidate) -> Iterator[Fault]:
         for path, below in candidate.clashes():

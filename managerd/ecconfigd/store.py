@@ -71,7 +71,6 @@ class Store:
         self._writer = writer
         self._alone = writer and replicas_min == 1  # then what is on our disk is confirmed
         self._signer = Signer(tls, fs=fs)
-        self._checks = checks
         self._judge = Judge(nodes, checks)
         self._fs = fs
         self._clock = clock
@@ -225,8 +224,7 @@ class Store:
         self._owner.shutdown(wait=True, cancel_futures=True)
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._repository.close()
-        if self._checks is not None:
-            self._checks.close()
+        self._judge.close()
 
     def _tell(self, fn: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
