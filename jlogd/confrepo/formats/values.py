@@ -167,7 +167,7 @@ def split_key(text: str) -> tuple[str, ...]:
     """The inverse of ``dotted``; "" = (). UsageError."""
     parts: list[str] = []
     at = 0
-    while at < len(text) or (parts and text[at - 1] == "."):
+    while text and at <= len(text):  # a dot at the end leaves an empty part to refuse
         match = _PART.match(text, at)
         if match is None or (match.end() < len(text) and text[match.end()] != "."):
             raise UsageError(f'{text}: not a key; write it as in TOML: server.port, server."a.b".port')
