@@ -1,0 +1,121 @@
+"""A whole ConfigService in the test's loop: a real store on a directory, real parts around it, a client."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jlogd.attach.messages import Report
+from jlogd.confrepo.model import Commit, CommitId, File, Revision, Serial
+from jlogd.confrepo.repository import MAIN, Repository
+from jlogd.runtime.certificates import DenyList
+from jlogd.runtime.clock import SYSTEM, Clock
+from jlogd.runtime.rpc import TlsFiles
+from managerd.ecconfigd.conductor import Conductor
+from managerd.ecconfigd.nodes import NODES_FILE, Registry
+from managerd.ecconfigd.replication import Replication
+from managerd.ecconfigd.service import ConfigService, Parts
+from managerd.ecconfigd.signers import Signers
+from managerd.ecconfigd.store import Store
+from managerd.ecconfigd.targets import Targets
+from managerd.v1 import config_pb2_grpc as pb_grpc
+from tests.support.serving import channel, served
+
+Texts = Mapping[str, str | bytes | File | None]  # path → content; None: deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One that runs. ``tls``: of the manager; without, everybody is operator:local."""
+
+    parts: Parts
+    service: ConfigService
+    address: str
+    stub: Any
+
+    @contextlib.asynccontextmanager
+    async def as_(self, files: TlsFiles) -> AsyncIterator[Any]:
+        """A client with another certificate."""
+        async with channel(self.address, files) as opened:
+            yield pb_grpc.ConfigServiceStub(opened)
+
+    async def commit(self, texts: Texts, message: str = "", author: str = "operator:alice", time_s: int = 0) -> Commit:
+        """One revision, by the shortest way: no merge, no validation, no rights."""
+        made = await self.parts.store.write(lambda repository: commit(repository, texts, message, author, time_s))
+        if self.parts.replicas_min == 1:
+            await self.parts.store.confirm(made.revision)
+        return made
+
+
+def commit(
+    repository: Repository, texts: Texts, message: str = "", author: str = "operator:alice", time_s: int = 0
+) -> Commit:
+    """One revision straight into the repository."""
+    head = repository.head()
+    changes = {path: _file(text) for path, text in texts.items()}
+    time_s = time_s or (1_700_000_000 + (head.revision if head else 0))
+    draft = repository.draft(head, changes, author=author, message=message or "A change", time_s=time_s)
+    commit_id, sealed = repository.seal(draft.content)
+    repository.store.add([*draft.objects, sealed])
+    repository.advance({MAIN: (draft.parent, commit_id)})
+    return repository.commit(commit_id)
+
+
+def _file(text: str | bytes | File | None) -> File | None:
+    if text is None or isinstance(text, File):
+        return text
+    return File(text.encode() if isinstance(text, str) else text)
+
+
+def report(running: int, state: str = "applied", *, commit_id: str = "0" * 40, error: str = "", **more: Any) -> Report:
+    """What a node says that runs ``running``."""
+    fields = {
+        "state": state,
+        "revision": Revision(running),
+        "id": CommitId(commit_id),
+        "running": Revision(running),
+        "running_id": CommitId(commit_id),
+        "serial": Serial(running),
+        "error": error,
+        "drift": (),
+        "drift_count": 0,
+        "since_ns": 1_700_000_000_000_000_000,
+    }
+    return Report(**fields | more)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    home: Path, *, tls: TlsFiles | None = None, who: TlsFiles | None = None, manager: str = "m1", writer: str = "m1",
+    peers: tuple[str, ...] = (), replicas_min: int = 1, push_timeout_s: float = 0.2, clock: Clock = SYSTEM,
+) -> AsyncIterator[Served]:  # fmt: skip
+    """A manager's service on loopback; ``stub`` calls it with ``who``'s certificate."""
+    is_writer = manager == writer
+    store = Store(home / "config.git", manager=manager, writer=is_writer, replicas_min=replicas_min, tls=tls)
+    registry = Registry(home / NODES_FILE, clock=clock)
+    targets = Targets(store)
+    store.hold = targets.hold
+    replication = Replication(store, manager=manager, writer=writer, peers=peers, replicas_min=replicas_min, tls=tls)
+    conductor = Conductor(store, registry, targets, manager=manager, writing=is_writer, clock=clock)
+    deny = DenyList(tls.deny if tls is not None else None)
+    parts = Parts(
+        store=store, registry=registry, conductor=conductor, targets=targets, replication=replication, deny=deny,
+        manager=manager, data=home, replicas_min=replicas_min, push_timeout_s=push_timeout_s,
+        signer=Signers(tls, clock=clock), clock=clock,
+    )  # fmt: skip
+    service = ConfigService(parts)
+    async with contextlib.AsyncExitStack() as stack:
+        await store.begin()
+        stack.push_async_callback(store.end)
+        await targets.begin()
+        stack.push_async_callback(targets.end)
+        await replication.begin()
+        stack.push_async_callback(replication.end, 1.0)
+        await conductor.begin()
+        stack.push_async_callback(conductor.end)
+        await service.begin()
+        address = await stack.enter_async_context(served(service.handler(), tls=tls))
+        stack.push_async_callback(service.end, 1.0)
+        opened = await stack.enter_async_context(channel(address, who))
+        yield Served(parts, service, address, pb_grpc.ConfigServiceStub(opened))
