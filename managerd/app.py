@@ -1,6 +1,6 @@
 """The manager: builds the parts from the settings, starts and stops them in order.
 
-    lock on the data directory → archive → ingest (port open) → HTTP, control socket
+    lock on the data directory → archive → ingest, configuration (port open) → HTTP, control socket
 
 Stop goes the other way round; what was received is committed and acknowledged before the port closes.
 """
@@ -19,12 +19,13 @@ from jlogd.runtime.rpc import check_own_certificate
 from jlogd.runtime.worker import OnFailure
 from jlogd.spool.owner import Owner
 from managerd.archive import Archive
-from managerd.ingest.service import IngestServer
+from managerd.ingest.service import IngestServer, Service
 from managerd.settings import ManagerSettings, load
 from managerd.status import archived_nodes, running_status
 
 if TYPE_CHECKING:
     from jlogd.runtime.health import HealthServer
+    from managerd.ecconfigd.ecconfigd import Ecconfigd
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Manager:
         self._owner: Owner | None = None
         self._archive: Archive | None = None
         self._ingest: IngestServer | None = None
+        self._config: Ecconfigd | None = None
         self._control: ControlServer | None = None
         self._health: HealthServer | None = None
         self._metrics = Metrics(MANAGER)
@@ -55,8 +57,8 @@ class Manager:
         epoch = self._owner.epoch
         self._archive = Archive.open(data, epoch=epoch, fs=self._fs, clock=self._clock)
         self._ingest = IngestServer.from_settings(
-            settings, self._archive, fail, epoch=epoch, known=archived_nodes(data), metrics=self._metrics,
-            fs=self._fs, clock=self._clock,
+            settings, self._archive, fail, epoch=epoch, known=archived_nodes(data),
+            services=self._services(settings, epoch), metrics=self._metrics, fs=self._fs, clock=self._clock,
         )  # fmt: skip
         self._ingest.start()
         self._start_health(settings, fail)
@@ -73,7 +75,7 @@ class Manager:
         if old is None or fresh == old:
             log.info("reload: nothing changed")
             return
-        changed = [name for name in ("manager", "tls", "http") if getattr(fresh, name) != getattr(old, name)]
+        changed = [name for name in ("manager", "tls", "http", "config") if getattr(fresh, name) != getattr(old, name)]
         raise SettingsError([f"{self._path}: [{name}] changed: restart managerd to take it" for name in changed])
 
     def stop(self, deadline_s: float) -> None:
@@ -88,6 +90,17 @@ class Manager:
             self._archive.close()
         if self._owner is not None:
             self._owner.release()
+
+    def _services(self, settings: ManagerSettings, epoch: int) -> list[Service]:
+        """What is served beside the archive."""
+        if settings.config is None:
+            return []
+        from managerd.ecconfigd.ecconfigd import Ecconfigd  # noqa: PLC0415 - git, schemas, settings of nodes: memory
+
+        self._config = Ecconfigd(
+            settings, settings.config, epoch=epoch, metrics=self._metrics, fs=self._fs, clock=self._clock
+        )
+        return [self._config]
 
     def _start_health(self, settings: ManagerSettings, fail: OnFailure) -> None:
         if settings.http.listen is None:
@@ -105,7 +118,8 @@ class Manager:
         nodes = self._ingest.nodes() if self._ingest else []
         sessions = sum(node["state"] == "connected" for node in nodes)
         since = self._owner.record.since if self._owner else None
-        return running_status(settings, since=since, nodes=len(nodes), sessions=sessions)
+        config = self._config.status() if self._config is not None else None
+        return running_status(settings, since=since, nodes=len(nodes), sessions=sessions, config=config)
 
     def _nodes(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         return {"schema": 1, "nodes": self._ingest.nodes() if self._ingest else []}

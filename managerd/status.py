@@ -24,9 +24,18 @@ def ask(settings: ManagerSettings, command: str) -> dict[str, Any]:
     return stopped_status(settings) if command == "status" else {"schema": 1, "nodes": silent_nodes(data)}
 
 
-def running_status(settings: ManagerSettings, *, since: str | None, nodes: int, sessions: int) -> dict[str, Any]:
-    """What the daemon sees now."""
-    alive = {"running": True, "pid": os.getpid(), "since": since, "nodes": nodes, "sessions": sessions}
+def running_status(
+    settings: ManagerSettings, *, since: str | None, nodes: int, sessions: int, config: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the daemon sees now. ``config``: of the configuration's repository, None without ``[config]``."""
+    alive = {
+        "running": True,
+        "pid": os.getpid(),
+        "since": since,
+        "nodes": nodes,
+        "sessions": sessions,
+        "config": config,
+    }
     return stopped_status(settings) | alive
 
 
@@ -55,6 +64,7 @@ def stopped_status(settings: ManagerSettings) -> dict[str, Any]:
         "sessions": 0,
         "journals": journals,
         "bytes": files,
+        "config": None,
     }
 
 

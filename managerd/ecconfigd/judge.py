@@ -25,7 +25,7 @@ class Judge:
 
     def __call__(self, candidate: Candidate, author: str, message: str) -> list[Fault]:
         """Faults by path and line, at most ``FAULTS_MAX``."""
-        faults = sorted(self._tree(candidate)) or self._validation.faults(candidate, self._nodes())
+        faults = sorted(self._tree(candidate)) or self._validation.faults(candidate, self._nodes)
         if not faults and self._checks is not None:
             faults = self._checks.run(candidate, author=author, message=message)
         return faults[:FAULTS_MAX]

@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 from jlogd.confrepo.model import ACCESS_FILE, Commit, CommitId, ObjectId, Revision, Scope, Serial
 from jlogd.confrepo.repository import CONFIRMED, ROLLOUT, Repository
 from jlogd.runtime.clock import SYSTEM, Clock
-from jlogd.runtime.errors import JlogdError, RefusedError, UnavailableError
+from jlogd.runtime.errors import JlogdError, RefusedError, StorageError, UnavailableError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.rpc import TlsFiles
 from managerd.ecconfigd.access import Rules
@@ -194,15 +194,26 @@ class Store:
     def _look(self) -> bool:
         """Whether a ref moved since the last time; the state is made anew then."""
         repository = self._repository
+        if self._alone:
+            self._confirm_head()
         refs = repository.refs()
         if refs == self._seen.refs:
             return False
         head = repository.head()
-        confirmed = head if self._alone else _confirmed(repository, refs)
+        confirmed = _confirmed(repository, refs)
         steps = repository.commit(refs[ROLLOUT]).revision if ROLLOUT in refs else 0
         serial = Serial((confirmed.revision if confirmed is not None else 0) + steps)
         self._seen = _State(refs, head, confirmed, serial, self._rules_at(head))
         return True
+
+    def _confirm_head(self) -> None:
+        """Nobody else is asked. When the disk is full it is made up for by the next change."""
+        try:
+            head = self._repository.head()
+            if head is not None:
+                _confirm(self._repository, head.revision)
+        except StorageError as error:
+            log.warning("%s: head is not confirmed: %s", self._path, error)
 
     def _rules_at(self, head: Commit | None) -> Rules:
         """In any thread: what is remembered is replaced whole."""

@@ -44,6 +44,7 @@ VALIDATE_S: Final = 30.0  # a commit that takes longer to judge is refused
 
 _SETTINGS: Final = {"jlogd.toml": jlogd.settings.check_overlay, "managerd.toml": managerd.settings.check_document}
 
+Nodes = Callable[[], Sequence[Scope]]
 Layers = Sequence[tuple[str, Entry]]  # of one file of a view: layer, entry; the least specific first
 
 
@@ -59,7 +60,7 @@ class Validation:
         """End the process that applies schemas."""
         self._schemas.close()
 
-    def faults(self, candidate: Candidate, nodes: Sequence[Scope]) -> list[Fault]:
+    def faults(self, candidate: Candidate, nodes: Nodes = tuple) -> list[Fault]:
         """Faults by path and line, at most ``FAULTS_MAX``. ``nodes``: those that are known beside the tree's."""
         stages: tuple[Callable[[], Iterable[Fault | None]], ...] = (
             lambda: own_faults(candidate),
@@ -88,7 +89,7 @@ class Validation:
 
     # ------------------------------------------------------------------ what results for nodes
 
-    def _effective(self, candidate: Candidate, nodes: Sequence[Scope]) -> Iterator[Fault | None]:
+    def _effective(self, candidate: Candidate, nodes: Nodes) -> Iterator[Fault | None]:
         schemas = _Schemas(candidate)
         yield from self._unsound(schemas)
         for path, scopes in _affected(candidate, nodes, schemas).items():
@@ -192,7 +193,7 @@ class _Schemas:
         return formats.line_of(formats.locate("json", _file(self._candidate, path).content), key)
 
 
-def _affected(candidate: Candidate, nodes: Sequence[Scope], schemas: _Schemas) -> dict[str, list[Scope]]:
+def _affected(candidate: Candidate, nodes: Nodes, schemas: _Schemas) -> dict[str, list[Scope]]:
     """Governed paths of views that a change may affect → the nodes whose views those are."""
     wanted: dict[str, set[str]] = {}  # view path → "" (everybody's), subcluster, or subcluster/node
     for path in candidate.changes:
@@ -208,7 +209,7 @@ def _affected(candidate: Candidate, nodes: Sequence[Scope], schemas: _Schemas) -
             wanted.setdefault(path, set()).add(layer)
     if not wanted:
         return {}
-    everybody = list(dict.fromkeys([*_nodes_of(candidate), *nodes]))
+    everybody = list(dict.fromkeys([*_nodes_of(candidate), *nodes()]))
     return {
         path: [s for s in everybody if whose & {"", s.subcluster, f"{s.subcluster}/{s.node}"}]
         for path, whose in sorted(wanted.items())
