@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from managerd.ecconfigd.service import Parts
 
 BUNDLE_BYTES_MAX: Final = 2 << 30  # of an import: the largest tree, and as much history
+INFLATED_BYTES_MAX: Final = 8 << 30  # what it may hold: versions of one file pack well
 READY_S: Final = 10.0  # how long a commit waits for a writer that has just started
 ROOM_S: Final = 60.0  # and for other commits' contents to leave the memory
 FAULTS_SAID: Final = 20  # of an import's refusal
@@ -128,8 +129,10 @@ class Committing:
         store = self._parts.store
         before = store.head()
         with _spool(self._parts) as file:
-            size = await _receive(call, first, file)
-            tip = await store.write(lambda repository: repository.read_bundle(_pieces(file), bytes_max=size))
+            await _receive(call, first, file)
+            tip = await store.write(
+                lambda repository: repository.read_bundle(_pieces(file), bytes_max=INFLATED_BYTES_MAX)
+            )
         result = await store.adopt(tip)
         if result.outcome is Outcome.CONFLICT:
             raise ConflictError("the bundle does not continue this repository's history: nothing was taken from it")
@@ -219,8 +222,8 @@ def _spool(parts: "Parts") -> Iterator[BinaryIO]:
         raise StorageError(f"{parts.data}: {error.strerror or error}: the bundle cannot be kept") from error
 
 
-async def _receive(call: Call, first: pb.ImportRequest, file: BinaryIO) -> int:
-    """Write the bundle to ``file``; its size. RefusedError when it is too large."""
+async def _receive(call: Call, first: pb.ImportRequest, file: BinaryIO) -> None:
+    """Write the bundle to ``file``. RefusedError when it is too large."""
     message: pb.ImportRequest | None = first
     size = 0
     while message is not None:
@@ -230,7 +233,6 @@ async def _receive(call: Call, first: pb.ImportRequest, file: BinaryIO) -> int:
         await asyncio.to_thread(file.write, message.piece)
         message = await call.read()
     await asyncio.to_thread(file.seek, 0)
-    return size
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.rpc import TlsFiles
 from managerd.ecconfigd.conductor import Conductor
 from managerd.ecconfigd.nodes import NODES_FILE, Registry
+from managerd.ecconfigd.receiving import ReplicaReceiver
 from managerd.ecconfigd.replication import Replication
 from managerd.ecconfigd.service import ConfigService, Parts
 from managerd.ecconfigd.signers import Signers
@@ -115,7 +116,8 @@ async def serving(
         await conductor.begin()
         stack.push_async_callback(conductor.end)
         await service.begin()
-        address = await stack.enter_async_context(served(service.handler(), tls=tls))
+        others = ReplicaReceiver(store, manager=manager, writer=writer, deny=deny)
+        address = await stack.enter_async_context(served(service.handler(), others.handler(), tls=tls))
         stack.push_async_callback(service.end, 1.0)
         opened = await stack.enter_async_context(channel(address, who))
         yield Served(parts, service, address, pb_grpc.ConfigServiceStub(opened))
