@@ -9,6 +9,7 @@
 Not thread-safe; owned by the command that opened it.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -125,9 +126,7 @@ class Client:
         if header.ByteSize() > MESSAGE_MAX - (64 << 10):
             raise RefusedError(f"{len(edits)} files are too many for one commit: commit one directory after the other")
         for _ in range(PUBLISH_TRIES):
-            answer = self._call(
-                lambda: self._stub.Commit(_requests(header, edits), timeout=COMMIT_S + _upload_s(header))
-            )
+            answer = self._send(header, edits)
             if signer is None or answer.outcome != Outcome.OUTCOME_PREPARED:
                 return answer
             published = self._publish(answer.prepared, signer(answer.prepared))
@@ -138,6 +137,17 @@ class Client:
         raise ConflictError(
             f"others committed to {self.address} {PUBLISH_TRIES} times while this commit was being signed: try again"
         )
+
+    def _send(self, header: pb.CommitHeader, edits: Sequence[Edit]) -> pb.CommitResponse:
+        sending = _Sending(header, edits)
+        future = self._stub.Commit.future(sending.requests(), timeout=COMMIT_S + _upload_s(header))
+        sending.end_by(future.cancel)
+        try:
+            return self._call(future.result)
+        except (JlogdError, grpc.FutureCancelledError) as error:
+            if sending.error is not None:
+                raise sending.error from error
+            raise
 
     def _publish(self, prepared: bytes, signature: bytes) -> pb.CommitResponse | None:
         """None: the head moved since it was prepared."""
@@ -282,16 +292,40 @@ def _is_answer(error: grpc.RpcError) -> bool:
 # ---------------------------------------------------------------------- pieces
 
 
-def _requests(header: pb.CommitHeader, edits: Sequence[Edit]) -> Iterator[pb.CommitRequest]:
-    yield pb.CommitRequest(header=header)
-    for edit in edits:
-        if edit.read is None:
-            continue
-        content = edit.read()
-        if len(content) != edit.message.put.size:
-            raise ConflictError(f"{edit.message.put.path} changes while it is being sent: try again")
-        for at in range(0, len(content), PIECE_BYTES):
-            yield pb.CommitRequest(piece=content[at : at + PIECE_BYTES])
+class _Sending:
+    """The messages of one commit. An error while reading ends the call and is kept: nothing half sent is committed."""
+
+    def __init__(self, header: pb.CommitHeader, edits: Sequence[Edit]) -> None:
+        self.error: Exception | None = None
+        self._header = header
+        self._edits = edits
+        self._end: Callable[[], object] = lambda: None
+        self._can_end = threading.Event()  # the call is begun before anybody can tell how to end it
+
+    def end_by(self, end: Callable[[], object]) -> None:
+        """How the call is ended; must be said right after it was begun."""
+        self._end = end
+        self._can_end.set()
+
+    def requests(self) -> Iterator[pb.CommitRequest]:
+        """Header, then contents in pieces; runs in a thread of the channel."""
+        try:
+            yield pb.CommitRequest(header=self._header)
+            for edit in self._edits:
+                for piece in _pieces(edit):
+                    yield pb.CommitRequest(piece=piece)
+        except (JlogdError, OSError) as error:
+            self.error = error
+            self._can_end.wait(CALL_S)
+            self._end()
+
+
+def _pieces(edit: Edit) -> Iterator[bytes]:
+    content = edit.read() if edit.read is not None else b""
+    if len(content) != edit.message.put.size:
+        raise ConflictError(f"{edit.message.put.path} changes while it is being sent: try again")
+    for at in range(0, len(content), PIECE_BYTES):
+        yield content[at : at + PIECE_BYTES]
 
 
 def _upload_s(header: pb.CommitHeader) -> float:

@@ -6,6 +6,7 @@ Files are compared as bytes; only text is shown.
 
 import difflib
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -72,9 +73,8 @@ def unified(difference: Difference, before: str = "a", after: str = "b") -> Iter
     if old_lines is None or new_lines is None:
         yield f"binary: {_size(old)} → {_size(new)}"
         return
-    for line in difflib.unified_diff(old_lines, new_lines, lineterm="", n=3):
-        if not line.startswith(("--- ", "+++ ")) or line[4:].strip():
-            yield _escaped(line)
+    lines = difflib.unified_diff(old_lines, new_lines, lineterm="", n=3)
+    yield from (_escaped(line) for line in itertools.islice(lines, 2, None))  # its own header has no names
 
 
 def _lines(file: m.File | None) -> list[str] | None:

@@ -172,7 +172,7 @@ class WorkingFiles:
         """Remove and put files, each atomically; durable when this returns. Safe to repeat after a crash."""
         for path, file in changes.items():
             self.check(path, file)
-            if any(changes.get(parent) is not None for parent in _parents(path)):
+            if file is not None and any(changes.get(parent) is not None for parent in _parents(path)):
                 raise RefusedError(f"{path!r} is not taken from the manager: it is below a file")
         staged = self._stage(changes)
         for path, file in changes.items():

@@ -41,7 +41,7 @@ def signer(tls: TlsFiles, message: str, *, fs: FileSystem = OS) -> Callable[[byt
 
     def signed(prepared: bytes) -> bytes:
         commit = parse_commit(prepared)
-        if commit.author != f"{role}:{name}" or commit.message.rstrip("\n") != message.rstrip("\n"):
+        if commit.author != f"{role}:{name}" or commit.message.rstrip() != message.rstrip():
             raise RefusedError(
                 f"the manager prepared a commit by {commit.author}, {commit.message[:60]!r}, "
                 f"not ours: nothing was signed"

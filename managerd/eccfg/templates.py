@@ -6,7 +6,7 @@ _README = b"""\
     global/                  every node gets this
     SUBCLUSTER/default/      every node of a subcluster
     SUBCLUSTER/NODE/         one node
-    schemas/                 JSON Schema files: global/app.toml is checked by schemas/app.toml.json
+    schemas/                 JSON Schema files: schemas/example.toml.json says what example.toml may hold
     running/NODE/            what a node saved of what it really runs ('eccfg put-running')
 
 The more specific file wins. TOML, YAML and JSON files of the same name are merged key by key: maps merge, lists and
@@ -36,6 +36,22 @@ _EXAMPLE_DEFAULT = b"""\
 connections = 200
 """
 
+_EXAMPLE_SCHEMA = b"""\
+{
+  "type": "object",
+  "properties": {
+    "greeting": {"type": "string"},
+    "limits": {
+      "type": "object",
+      "properties": {
+        "connections": {"type": "integer", "minimum": 1, "maximum": 10000},
+        "timeout": {"type": "string"}
+      }
+    }
+  }
+}
+"""
+
 
 def repository() -> dict[str, bytes]:
     """Revision 1 of a new repository."""
@@ -43,6 +59,7 @@ def repository() -> dict[str, bytes]:
         "README.md": _README,
         "global/example.toml": _EXAMPLE,
         "default/default/example.toml": _EXAMPLE_DEFAULT,
+        "schemas/example.toml.json": _EXAMPLE_SCHEMA,
     }
 
 

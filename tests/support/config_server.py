@@ -14,7 +14,8 @@ from typing import Any, Self
 import grpc
 
 from jlogd.confrepo import model as m
-from jlogd.runtime.errors import JlogdError, RefusedError
+from jlogd.confrepo.commits import compose
+from jlogd.runtime.errors import ConflictError, JlogdError, RefusedError
 from jlogd.runtime.rpc import REASON_KEY, server_options, status_code
 from managerd.eccfg.index import blob_id
 from managerd.v1 import config_pb2 as pb
@@ -52,7 +53,11 @@ class ConfigServer(pb_grpc.ConfigServiceServicer):
     views: dict[tuple[str, int], Tree] = field(default_factory=dict)
     nodes: list[pb.Node] = field(default_factory=list)
     received: list[pb.CommitHeader] = field(default_factory=list)
+    prepared_author: str = "operator:alice"
+    before_publish: Callable[[], None] = lambda: None
+    published: list[pb.PublishRequest] = field(default_factory=list)
     address: str = ""
+    _prepared: dict[bytes, tuple[str, pb.CommitHeader, m.Changes]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         """Serve."""
@@ -151,7 +156,23 @@ class ConfigServer(pb_grpc.ConfigServiceServicer):
             changes = self._changes(header, b"".join(request.piece for request in requests))
             if self.faults:
                 return pb.CommitResponse(outcome=_Outcome.OUTCOME_REFUSED, faults=self.faults)
+            if header.prepare:
+                return self._prepare(header, changes)
             return self._commit(header, changes)
+
+    def _prepare(self, header: pb.CommitHeader, changes: m.Changes) -> pb.CommitResponse:
+        content = compose(m.ObjectId("0" * 40), None, self.prepared_author, 1_700_000_000, header.message)
+        self._prepared[content] = self.head().id, header, changes
+        return pb.CommitResponse(outcome=_Outcome.OUTCOME_PREPARED, prepared=content)
+
+    def Publish(self, request: pb.PublishRequest, context: Any) -> pb.PublishResponse:  # noqa: N802 - as above
+        with _errors(context):
+            self.before_publish()
+            self.published.append(request)
+            head, header, changes = self._prepared.pop(request.prepared)
+            if head != self.head().id:
+                raise ConflictError("the head moved")
+            return pb.PublishResponse(result=self._commit(header, changes))
 
     def _commit(self, header: pb.CommitHeader, changes: m.Changes) -> pb.CommitResponse:
         head = self.files if self.revisions else {}

@@ -7,7 +7,7 @@ import tomli_w
 
 from jlogd.confrepo import model as m
 from jlogd.render import note
-from jlogd.runtime.errors import RefusedError
+from jlogd.runtime.errors import RefusedError, UsageError
 from managerd.eccfg import outcome, templates
 from managerd.eccfg.client import Edit
 from managerd.eccfg.commands.committing import committing_options
@@ -19,7 +19,7 @@ DEFAULT_MESSAGE = "First revision"
 
 @click.command()
 @click.option(
-    "--from", "source", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--from", "source", metavar="DIR", type=click.Path(path_type=Path),
     help="Begin with the files of this directory, which has global/, SUBCLUSTER/default/, … in it.",
 )  # fmt: skip
 @committing_options(required=False)
@@ -37,6 +37,8 @@ def bootstrap(
       eccfg --manager m1:7440 --ca ca.crt --cert alice.crt --key alice.key bootstrap
       eccfg bootstrap --from ./old-configuration -m "As it was"
     """
+    if source is not None and not (connection.directory / source).is_dir():
+        raise UsageError(f"{connection.directory / source} is not a directory")
     with connection.connect() as client:
         head = client.status().head
         _remember(connection)

@@ -1,0 +1,139 @@
+"""``eccfg put-running``: what a node really runs, local edits included, is kept in the repository.
+
+Files that hold decrypted secrets are never sent: the manifest of the view says which these are, and without a manifest
+nothing is sent. ``running/`` is in no view: what is saved there goes to no node.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jlogd.confrepo import model as m
+from jlogd.render import note, printable
+from jlogd.runtime.errors import DamageError, RefusedError, SettingsError, UsageError
+from jlogd.settings import DEFAULT_PATH, AgentSettings, load
+from managerd.eccfg import outcome
+from managerd.eccfg.client import Client, Edit
+from managerd.eccfg.commands.committing import committing_options
+from managerd.eccfg.connection import Connection, Options, pass_connection
+from managerd.eccfg.files import read_file, scan_directory
+from managerd.eccfg.index import blob_id
+from managerd.v1 import config_pb2 as pb
+
+MANIFEST_BYTES_MAX = 64 << 20
+_SECRET_MODE = 0o600  # of laid-out files with decrypted values; files of the repository never have it
+
+
+@click.command("put-running")
+@click.option(
+    "-c", "settings_path", metavar="FILE", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True,
+    help="The node's settings: where its view is, and without other options its certificate and managers.",
+)  # fmt: skip
+@click.option("--node", metavar="NODE", help="Another node of the same spool.")
+@committing_options()
+@pass_connection
+def put_running(
+    connection: Connection, settings_path: Path, node: str | None, message: str, *, sign: bool, as_json: bool
+) -> int:
+    """Save the configuration that this node runs, with local edits, to running/NODE/ in the repository.
+
+    Run it on the node, by cron for example: uncommitted edits survive the loss of its disk. Nothing is committed when
+    nothing changed. Files with decrypted secrets are left out.
+
+    \b
+    Examples:
+      eccfg put-running -m "Every five minutes"
+      eccfg diff HEAD~1 HEAD running/web1
+    """
+    settings = load(settings_path)
+    name = node or settings.node.name
+    files = running_files(settings.node.spool / name / "config", name)
+    with _as_node(connection, settings).connect() as client:
+        edits, base = _edits(client, name, files)
+        if not edits:
+            return outcome.report(pb.CommitResponse(outcome=pb.CommitResponse.OUTCOME_NOTHING), as_json=as_json)
+        return outcome.report(client.commit(edits, message, base=base, sign=sign), as_json=as_json)
+
+
+def _as_node(connection: Connection, settings: AgentSettings) -> Connection:
+    """With the node's own certificate and managers where nobody said otherwise."""
+    try:
+        connection.managers()
+        connection.tls()
+    except SettingsError:
+        tls = settings.tls
+        own = Options(tuple(str(link.address) for link in settings.manager), tls.cert, tls.key, tls.ca, tls.insecure)
+        given = connection.options
+        options = replace(own, managers=given.managers or own.managers)
+        return Connection(options, connection.directory, environment=connection.environment, fs=connection.fs)
+    return connection
+
+
+def running_files(config: Path, node: str) -> dict[str, m.File]:
+    """The view that is laid out now without its secrets, by path. RefusedError, DamageError, UsageError."""
+    current = config / "current"
+    try:
+        view = current.resolve(strict=True)
+    except OSError as error:
+        raise UsageError(f"{current}: node {node} has no configuration laid out here: {error.strerror}") from None
+    secret = dict(_secrets(view.with_name(f"{view.name}.json")))
+    files = {}
+    for path, seen in scan_directory(view).files.items():
+        if secret.get(path, _is_private(view / path)):
+            note(f"left out: {printable(path)} (it holds decrypted secrets, or only its owner may read it)")
+        elif seen.mode == 0:
+            note(f"left out: {printable(path)} (neither a file nor a symlink)")
+        else:
+            files[path] = read_file(view / path, path)
+    return files
+
+
+def _is_private(place: Path) -> bool:
+    return not place.is_symlink() and place.stat().st_mode & 0o044 == 0
+
+
+def _secrets(manifest: Path) -> Iterator[tuple[str, bool]]:
+    """Paths that were laid out, and whether with decrypted values."""
+    try:
+        with manifest.open("rb") as file:
+            document = json.loads(file.read(MANIFEST_BYTES_MAX))
+        for path, entry in _entries(document["files"]):
+            yield path, bool(entry.get("secrets")) or entry["mode"] & 0o777 == _SECRET_MODE
+    except OSError as error:
+        raise RefusedError(
+            f"{manifest}: {error.strerror}: which files hold secrets is not known, nothing is sent"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamageError(
+            f"{manifest} is damaged ({error!r}): nothing is sent; it is made anew with the next revision"
+        ) from None
+
+
+def _entries(files: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(files, dict):
+        yield from files.items()
+    else:
+        yield from ((entry["path"], entry) for entry in files)
+
+
+def _edits(client: Client, node: str, files: Mapping[str, m.File]) -> tuple[list[Edit], str]:
+    """What makes running/NODE equal to ``files``, and the revision that it was compared with."""
+    directory = f"{m.RUNNING}/{node}"
+    there: dict[str, tuple[int, str]] = {}
+    base = ""
+    if client.status().head.id:
+        answer = client.tree(names_only=True, path=directory)
+        base = answer.revision.id
+        there = {change.path: (change.mode, change.id) for change in answer.changes}
+    here = {f"{directory}/{path}": file for path, file in files.items()}
+    deletes = [Edit.delete(path) for path in sorted(there.keys() - here.keys())]
+    puts = [
+        Edit.put(path, file.mode, file.content)
+        for path, file in here.items()
+        if there.get(path) != (file.mode, blob_id(file.content))
+    ]
+    return deletes + puts, base
