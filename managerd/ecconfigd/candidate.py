@@ -19,8 +19,10 @@ class Candidate:
         self.commit = commit
         self._files: dict[str, File | None] = dict(changes or {})
         self._entries: dict[str, Entry | None] = {}  # of _files, hashed once
-        self._touched: dict[str, set[str]] | None = None  # directory → names in it that may differ
+        self._touched: dict[str, set[str]] = {}  # directory → names in it that may differ
         self._changes: dict[str, File | None] | None = None
+        for path in self._files:
+            self._touch(path)
 
     @property
     def changes(self) -> Changes:
@@ -33,7 +35,8 @@ class Candidate:
         """Set the file at ``path``; None removes it."""
         self._files[path] = file
         self._entries.pop(path, None)
-        self._touched = self._changes = None
+        self._changes = None
+        self._touch(path)
 
     def __len__(self) -> int:
         """How many paths were set."""
@@ -60,9 +63,8 @@ class Candidate:
 
     def below(self, path: str) -> dict[str, Entry]:
         """Every file at ``path`` or below it."""
-        prefix = path + "/"
-        found = self.repository.files(self.commit, path)
-        for at in (path, *(at for at in self._files if at.startswith(prefix))):
+        found = dict(self.repository.files(self.commit, path))
+        for at in {path, *self._set_below(path)}:
             entry = self.entry(at)
             if entry is not None:
                 found[at] = entry
@@ -73,7 +75,7 @@ class Candidate:
     def names(self, directory: str = "") -> dict[str, bool]:
         """What is in a directory: name → whether it is a directory; "" = the top. Empty when there is none."""
         found = self.repository.names(self.commit, directory)
-        touched = self._index().get(directory)
+        touched = self._touched.get(directory)
         if touched is None:
             return found
         found = dict(found)
@@ -107,19 +109,21 @@ class Candidate:
     def _differs(self, path: str) -> bool:
         return self.entry(path) != self.repository.entry(self.commit, path)
 
-    def _index(self) -> dict[str, set[str]]:
-        if self._touched is None:
-            self._touched = {}
-            for path in self._files:
-                at = path
-                while at:
-                    directory, _, name = at.rpartition("/")
-                    names = self._touched.setdefault(directory, set())
-                    if name in names:
-                        break
-                    names.add(name)
-                    at = directory
-        return self._touched
+    def _touch(self, path: str) -> None:
+        while path:
+            directory, _, name = path.rpartition("/")
+            names = self._touched.setdefault(directory, set())
+            if name in names:
+                return
+            names.add(name)
+            path = directory
+
+    def _set_below(self, path: str) -> Iterator[str]:
+        """Every path at or below ``path`` that was set."""
+        if path in self._files:
+            yield path
+        for name in self._touched.get(path, ()):
+            yield from self._set_below(f"{path}/{name}")
 
 
 def blob_id(content: bytes) -> ObjectId:

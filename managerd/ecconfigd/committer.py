@@ -167,7 +167,7 @@ class Committer:
         if proposal.commit == head:
             return proposal, ()
         theirs = Candidate(self._repository, head)
-        changes, conflicts = merge_changes(proposal.changes, proposal.before, theirs.file, theirs.is_directory)
+        changes, conflicts = merge_changes(proposal.changes, proposal.before, theirs.file, theirs.below)
         return Candidate(self._repository, head, changes), conflicts
 
     def _draft(self, candidate: Candidate, author: str, message: str) -> Draft:

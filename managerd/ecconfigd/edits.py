@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from jlogd.confrepo.merge import merge_changes
 from jlogd.confrepo.model import CHANGED_FILES_MAX, Conflict, Fault, File
+from jlogd.confrepo.paths import check_path
 from jlogd.runtime.errors import RefusedError
 from managerd.ecconfigd.candidate import Candidate
 
@@ -77,7 +78,7 @@ def apply(edits: Sequence[Edit], candidate: Candidate) -> Edited:
     for edit in edits:
         match edit:
             case Put():
-                candidate.put(edit.path, edit.file)
+                faults += _put(edit, candidate)
             case Delete():
                 faults += _delete(edit, candidate)
             case Copy():
@@ -91,19 +92,28 @@ def apply(edits: Sequence[Edit], candidate: Candidate) -> Edited:
     return Edited(tuple(faults), tuple(conflicts), tuple(read))
 
 
+def _put(edit: Put, candidate: Candidate) -> list[Fault]:
+    problem = check_path(edit.path)
+    if problem is not None:
+        return [Fault(edit.path, 0, problem)]
+    candidate.put(edit.path, edit.file)
+    return []
+
+
 def _delete(edit: Delete, candidate: Candidate) -> list[Fault]:
-    found = candidate.below(edit.path) if edit.path else {}
+    found = candidate.below(edit.path) if check_path(edit.path) is None else {}
     for path in found:
         candidate.put(path, None)
     return [] if found else [Fault(edit.path, 0, "is not there: nothing to delete")]
 
 
 def _copy(edit: Copy, candidate: Candidate, read: list[str]) -> list[Fault]:
-    found = candidate.below(edit.source) if edit.source else {}
+    found = candidate.below(edit.source) if check_path(edit.source) is None else {}
     if not found:
         return [Fault(edit.source, 0, "is not there: nothing to copy")]
-    if not edit.target:
-        return [Fault(edit.target, 0, "names no file or directory to copy to")]
+    problem = check_path(edit.target)
+    if problem is not None:
+        return [Fault(edit.target, 0, problem)]
     single = edit.source in found
     if single and candidate.is_directory(edit.target):
         return [Fault(edit.target, 0, "is a directory: name the file that the copy should be")]
@@ -126,7 +136,7 @@ def _revert(edit: Revert, candidate: Candidate) -> list[Conflict]:
     before = repository.commit(undone.parent) if undone.parent is not None else None
     inverse = {path: repository.file(before, path) for path, _, _ in repository.diff(before, undone)}
     changes, conflicts = merge_changes(
-        inverse, lambda path: repository.file(undone, path), candidate.file, candidate.is_directory
+        inverse, lambda path: repository.file(undone, path), candidate.file, candidate.below
     )
     for path, file in changes.items():
         candidate.put(path, file)
