@@ -155,11 +155,10 @@ def _new_commits(
         if commit_id not in found and commit_id not in had:
             found[commit_id] = parents_of(store.commit_content(commit_id))
             ours.extend(found[commit_id])
-        for _ in range(min(2, len(theirs))):
-            for parent in parents_of(store.commit_content(theirs.popleft())):
-                if parent not in had:
-                    had.add(parent)
-                    theirs.append(parent)
+        for _ in range(2):
+            known = parents_of(store.commit_content(theirs.popleft())) if theirs else []
+            theirs.extend(parent for parent in known if parent not in had)
+            had.update(known)
     return [(commit_id, parents) for commit_id, parents in _ordered(found) if commit_id not in had]
 
 
