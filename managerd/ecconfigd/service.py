@@ -107,6 +107,11 @@ class ConfigService:
         del deadline_s  # nothing here waits
         await self._watching.end()
 
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return self._watching.watchers
+
     # ------------------------------------------------------------------ the repository
 
     async def log(self, call: Call, request: pb.LogRequest) -> pb.LogResponse:

@@ -45,14 +45,14 @@ class Watcher:
     def put(self, event: pb.WatchResponse) -> None:
         """One more event; a full queue ends the watcher."""
         if len(self._events) >= QUEUE_MAX:
+            self._events.clear()  # who has not read these will not read them in time
             self.stop(f"{QUEUE_MAX} events wait to be read: watch again")
         if not self._over:
             self._events.append(event)
             self._news.set()
 
     def stop(self, why: str) -> None:
-        """Nothing more comes."""
-        self._events.clear()
+        """Nothing more comes after what is there."""
         self._over = why
         self._news.set()
 
@@ -121,6 +121,11 @@ class Watching:
             yield watcher
         finally:
             self._watchers.remove(watcher)
+
+    @property
+    def watchers(self) -> int:
+        """How many there are."""
+        return len(self._watchers)
 
     # ------------------------------------------------------------------ what happens
 

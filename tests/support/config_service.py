@@ -1,10 +1,12 @@
 """A whole ConfigService in the test's loop: a real store on a directory, real parts around it, a client."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from jlogd.attach.messages import Report
 from jlogd.confrepo.model import Commit, CommitId, File, Revision, Serial
@@ -21,8 +23,9 @@ from managerd.ecconfigd.signers import Signers
 from managerd.ecconfigd.store import Store
 from managerd.ecconfigd.targets import Targets
 from managerd.v1 import config_pb2_grpc as pb_grpc
-from tests.support.serving import channel, served
+from tests.support.serving import DEADLINE_S, channel, served
 
+T = TypeVar("T")
 Texts = Mapping[str, str | bytes | File | None]  # path → content; None: deleted
 
 
@@ -121,3 +124,56 @@ async def serving(
         stack.push_async_callback(service.end, 1.0)
         opened = await stack.enter_async_context(channel(address, who))
         yield Served(parts, service, address, pb_grpc.ConfigServiceStub(opened))
+
+
+class Hosted:
+    """``serving`` on a loop in a thread of its own, for callers that block, as commands do."""
+
+    def __init__(self, home: Path, **options: Any) -> None:
+        """``options``: of ``serving``."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hosted")
+        self._stack = contextlib.AsyncExitStack()
+        self._serving = serving(home, **options)
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        self._thread.start()
+        self.served = self.do(self._stack.enter_async_context(self._serving))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop serving."""
+        self.do(self._stack.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE_S)
+        self._loop.close()
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run it there; its answer."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
+
+    def commit(self, texts: Texts, message: str = "", **more: Any) -> Commit:
+        """See ``Served.commit``."""
+        return self.do(self.served.commit(texts, message, **more))
+
+    def watched(self) -> None:
+        """Wait until somebody watches."""
+
+        async def look() -> None:
+            while not self.served.service.watchers:  # noqa: ASYNC110 - the service has no other use for an event
+                await asyncio.sleep(0.01)
+
+        self.do(look())
+
+    def node(self, name: str, said: Report | None = None, *, subcluster: str = "web") -> None:
+        """That node attaches, and says so."""
+
+        async def change() -> None:
+            registry = self.served.parts.registry
+            if (entry := registry.get(name)) is None or not entry.attached:
+                registry.attached(name, subcluster)
+            if said is not None:
+                registry.report(name, said)
+
+        self.do(change())
