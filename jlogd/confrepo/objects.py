@@ -190,7 +190,10 @@ class ObjectStore:
     def __contains__(self, name: str) -> bool:
         """Whether the object is here."""
         with self.storing():
-            return name in self._packs or name in self._loose or (self._packs.scan() and name in self._packs)
+            if name in self._packs or name in self._loose:
+                return True
+            self._packs.scan()
+            return name in self._packs  # also when nothing was new: it may have been packed since the first look
 
     def blob(self, name: str) -> bytes:
         """Content of a file."""
