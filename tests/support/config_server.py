@@ -116,6 +116,10 @@ class ConfigServer(pb_grpc.ConfigServiceServicer):
             side_branches=self.side_branches,
         )  # fmt: skip
 
+    def Log(self, request: pb.LogRequest, context: Any) -> pb.LogResponse:  # noqa: N802 - as above
+        with _errors(context):
+            return pb.LogResponse(revisions=[self._revision(self._number(request.until))], more=True)
+
     def Nodes(self, request: pb.NodesRequest, context: Any) -> pb.NodesResponse:  # noqa: N802 - the service's name
         return pb.NodesResponse(head=self.head(), nodes=self.nodes)
 

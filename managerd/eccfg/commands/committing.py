@@ -1,12 +1,13 @@
 """``eccfg commit | check``: local changes become a revision, or would."""
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from jlogd.render import json_option, note, printable
-from jlogd.runtime.errors import JlogdError
+from jlogd.runtime.errors import JlogdError, RefusedError
 from managerd.eccfg import outcome
 from managerd.eccfg.client import Client
 from managerd.eccfg.commands.working import open_copy
@@ -16,6 +17,7 @@ from managerd.eccfg.working import Kind, Local, Prepared, WorkingCopy
 from managerd.v1 import config_pb2 as pb
 
 NAMED_MAX = 10  # files that are left out, in messages
+ARRIVAL_TRIES, ARRIVAL_PAUSE_S = 10, 0.2  # as long as a push to another manager takes, over slow lines too
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -109,9 +111,20 @@ def _move_on(copy: WorkingCopy, client: Client, prepared: Prepared, response: pb
 def _catch_up(copy: WorkingCopy, client: Client, revision: str) -> None:
     """Others' changes are in that revision too: the base moves as in a pull. What cannot be is left to the person."""
     try:
+        _await_revision(client, revision)
         blocked = bool(pull(copy, client, revision=revision).conflicts)
     except JlogdError as error:
         note(f"note: {printable(str(error).splitlines()[0])}")
         blocked = True
     if blocked:
         note("note: the commit is in, but this working copy could not follow: 'eccfg pull'")
+
+
+def _await_revision(client: Client, revision: str) -> None:
+    """A manager that passed the commit on has the revision a moment later than the writer."""
+    for _ in range(ARRIVAL_TRIES):
+        try:
+            client.log(until=revision, limit=1)
+            return
+        except RefusedError:
+            time.sleep(ARRIVAL_PAUSE_S)

@@ -4,15 +4,14 @@ Files that hold decrypted secrets are never sent: the manifest of the view says 
 nothing is sent. ``running/`` is in no view: what is saved there goes to no node.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from jlogd.confrepo import model as m
+from jlogd.confrepo.manifest import Manifest
 from jlogd.render import note, printable
 from jlogd.runtime.errors import DamageError, RefusedError, SettingsError, UsageError
 from jlogd.settings import DEFAULT_PATH, AgentSettings, load
@@ -25,7 +24,6 @@ from managerd.eccfg.index import blob_id
 from managerd.v1 import config_pb2 as pb
 
 MANIFEST_BYTES_MAX = 64 << 20
-_SECRET_MODE = 0o600  # of laid-out files with decrypted values; files of the repository never have it
 
 
 @click.command("put-running")
@@ -80,7 +78,7 @@ def running_files(config: Path, node: str) -> dict[str, m.File]:
         view = current.resolve(strict=True)
     except OSError as error:
         raise UsageError(f"{current}: node {node} has no configuration laid out here: {error.strerror}") from None
-    secret = dict(_secrets(view.with_name(f"{view.name}.json")))
+    secret = _secrets(view.with_name(f"{view.name}.json"))
     files = {}
     for path, seen in scan_directory(view).files.items():
         if secret.get(path, _is_private(view / path)):
@@ -96,28 +94,18 @@ def _is_private(place: Path) -> bool:
     return not place.is_symlink() and place.stat().st_mode & 0o044 == 0
 
 
-def _secrets(manifest: Path) -> Iterator[tuple[str, bool]]:
+def _secrets(path: Path) -> dict[str, bool]:
     """Paths that were laid out, and whether with decrypted values."""
     try:
-        with manifest.open("rb") as file:
-            document = json.loads(file.read(MANIFEST_BYTES_MAX))
-        for path, entry in _entries(document["files"]):
-            yield path, bool(entry.get("secrets")) or entry["mode"] & 0o777 == _SECRET_MODE
+        with path.open("rb") as file:
+            manifest = Manifest.decode(file.read(MANIFEST_BYTES_MAX))
     except OSError as error:
         raise RefusedError(
-            f"{manifest}: {error.strerror}: which files hold secrets is not known, nothing is sent"
+            f"{path}: {error.strerror}: which files hold secrets is not known, nothing is sent"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamageError(
-            f"{manifest} is damaged ({error!r}): nothing is sent; it is made anew with the next revision"
-        ) from None
-
-
-def _entries(files: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(files, dict):
-        yield from files.items()
-    else:
-        yield from ((entry["path"], entry) for entry in files)
+    except DamageError as error:
+        raise DamageError(f"{path}: {error}: nothing is sent; it is made anew with the next revision") from error
+    return {name: item.secret for name, item in manifest.files.items()}
 
 
 def _edits(client: Client, node: str, files: Mapping[str, m.File]) -> tuple[list[Edit], str]:

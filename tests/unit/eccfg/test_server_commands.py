@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jlogd.confrepo import model as m
+from jlogd.confrepo.manifest import Item, Manifest
 from managerd.v1 import config_pb2 as pb
 from tests.support.config_server import ConfigServer
 from tests.unit.eccfg.conftest import FIRST, Eccfg
@@ -160,15 +161,13 @@ def node_settings(tmp_path: Path, server: ConfigServer) -> Path:
     (revisions / "abc/sub/run").chmod(0o755)
     (revisions / "abc/secret.toml").write_bytes(b'password = "hunter2"\n')
     (revisions / "abc/secret.toml").chmod(0o600)
-    manifest = {
-        "schema": 1,
-        "files": {
-            "app.toml": {"mode": 0o100644},
-            "sub/run": {"mode": 0o100755},
-            "secret.toml": {"mode": 0o100600},
-        },
+    files = {
+        "app.toml": Item(0o100644, 10, 0, "", ""),
+        "sub/run": Item(0o100755, 10, 0, "", ""),
+        "secret.toml": Item(0o100600, 10, 0, "", ""),
     }
-    (revisions / "abc.json").write_text(json.dumps(manifest))
+    manifest = Manifest(m.CommitId("abc".ljust(40, "0")), m.Revision(1), files)
+    (revisions / "abc.json").write_bytes(manifest.encode())
     (revisions.parent / "current").symlink_to("revisions/abc")
     settings = tmp_path / "jlogd.toml"
     settings.write_text(
