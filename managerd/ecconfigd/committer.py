@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from jlogd.confrepo.merge import merge_changes
 from jlogd.confrepo.model import MESSAGE_MAX, Commit, CommitId, Conflict, Fault, Scope
+from jlogd.confrepo.paths import check_path
 from jlogd.confrepo.repository import MAIN, SIDE, Draft, Repository
 from jlogd.runtime.clock import Clock
 from jlogd.runtime.errors import ConflictError, NotPermittedError, RefusedError
@@ -20,6 +21,7 @@ from managerd.ecconfigd.access import Right, Rules
 from managerd.ecconfigd.candidate import Candidate
 from managerd.ecconfigd.change import CommitRequest, Outcome, Prepared, PreparedOnes, Result
 from managerd.ecconfigd.signer import Signer
+from managerd.ecconfigd.validate import FAULTS_MAX
 
 JOINED: Final = "refs/jlogd/joined/"  # tips of lines that were joined, and of side branches that were settled
 
@@ -136,6 +138,9 @@ class Committer:
         if not self._continues(new, head):
             raise RefusedError(f"r{new.revision} {tip[:8]} does not continue {_name(head)} of this repository")
         paths = tuple(path for path, _, _ in repository.diff(head, new))
+        unfit = [Fault(path, 0, problem) for path in paths if (problem := check_path(path)) is not None]
+        if unfit:
+            return Result(Outcome.REFUSED, faults=unfit[:FAULTS_MAX])
         candidate = Candidate(repository, head, {path: repository.file(new, path) for path in paths})
         faults = self._judge(candidate, new.author, new.message)
         if faults:

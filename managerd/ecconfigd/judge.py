@@ -37,12 +37,21 @@ class Judge:
             self._checks.close()
 
     def _tree(self, candidate: Candidate) -> Iterator[Fault]:
-        for path, below in candidate.clashes():
-            yield Fault(path, 0, f"is a file, and {below} needs it to be a directory")
+        clashes = [_clash(candidate, path, below) for path, below in candidate.clashes()]
+        if clashes:
+            yield from clashes
+            return
         yield from tree_faults(candidate.changes, candidate.names)
         total = totals_fault(self._sizes.after(candidate).values())
         if total is not None:
             yield Fault("", 0, total)
+
+
+def _clash(candidate: Candidate, path: str, below: str) -> Fault:
+    """Of the two the one that was changed is named."""
+    if path in candidate.changes:
+        return Fault(path, 0, f"is a file, and {below} needs it to be a directory")
+    return Fault(below, 0, f"needs {path} to be a directory, and it is a file")
 
 
 class Sizes:

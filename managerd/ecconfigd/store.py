@@ -85,7 +85,12 @@ class Store:
     async def begin(self) -> None:
         """Open the repository. StorageError, DamageError."""
         self._loop = asyncio.get_running_loop()
-        await self._loop.run_in_executor(self._owner, self._open)
+        try:
+            await self._loop.run_in_executor(self._owner, self._open)
+        except BaseException:
+            self._owner.shutdown(wait=False)
+            self._judge.close()
+            raise
         self._state = self._seen
 
     async def end(self) -> None:
