@@ -179,7 +179,11 @@ class WorkingFiles:
             if file is None:
                 self._remove(path)
         for path, place in staged.items():
-            os.makedirs(os.path.dirname(f"{self.root}/{path}"), exist_ok=True)
+            for parent in _parents(path):
+                if parent not in self._safe:
+                    with contextlib.suppress(FileExistsError):
+                        self._fs.make_dir(self.root / parent, 0o777)
+                    self._safe.add(parent)
             self._fs.rename(place, self.root / path, sync=False)
         if changes:
             self._fs.sync_all(self.root)

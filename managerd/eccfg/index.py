@@ -12,6 +12,7 @@ Invariants: ``index.json`` is replaced whole and durably; a content that it name
 size and times are the entry's, and whose last change is older than the index, has the entry's content.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -192,23 +193,27 @@ class Metadata:
     def _place(self, blob: str) -> Path:
         return self.directory / "base" / blob[:2] / blob[2:]
 
-    def has(self, blob: str) -> bool:
-        """Whether the content is here."""
-        return self._place(blob).exists()
-
     def keep(self, contents: Mapping[m.ObjectId, bytes]) -> None:
-        """Store contents by id; durable when this returns."""
-        missing = {blob: content for blob, content in contents.items() if not self.has(blob)}
-        for blob, content in missing.items():
+        """Store contents by id; durable when this returns. A content is whole as soon as it has its name."""
+        written: dict[Path, Path] = {}
+        for blob, content in contents.items():
             place = self._place(blob)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside = place.with_name(f".{place.name}.new")
-            self._fs.unlink(beside, missing_ok=True)
-            with self._fs.create(beside, FILE_MODE) as file:
-                file.pwrite([content], 0)
-            self._fs.rename(beside, place, sync=False)
-        if missing:
+            if not place.exists():
+                written[self._write_beside(place, content)] = place
+        if written:
             self._fs.sync_all(self.directory)
+            for beside, place in written.items():
+                self._fs.rename(beside, place, sync=False)
+            self._fs.sync_all(self.directory)
+
+    def _write_beside(self, place: Path, content: bytes) -> Path:
+        with contextlib.suppress(FileExistsError):
+            self._fs.make_dir(place.parent)
+        beside = place.with_name(f".{place.name}.new")
+        self._fs.unlink(beside, missing_ok=True)
+        with self._fs.create(beside, FILE_MODE) as file:
+            file.pwrite([content], 0)
+        return beside
 
     def content(self, blob: str) -> bytes:
         """A content of the base revision. DamageError when it is not what it was."""

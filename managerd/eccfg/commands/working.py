@@ -53,7 +53,7 @@ def clone(connection: Connection, directory: Path, *, as_json: bool) -> None:
     root = connection.directory / directory
     if find_root(root.parent) is not None:
         raise UsageError(f"{root.parent} is in a working copy already: choose another place")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and not _is_free(root):
         raise RefusedError(f"{root} is there and not empty: choose a new directory")
     with connection.connect() as client:
         if not client.status().head.id:
@@ -65,6 +65,13 @@ def clone(connection: Connection, directory: Path, *, as_json: bool) -> None:
         print_json({"directory": str(root), "revision": pulled.revision, "id": pulled.id, "files": len(pulled.updated)})
     else:
         click.echo(f"{directory}: {len(pulled.updated)} files of r{pulled.revision} {pulled.id[:ID_DIGITS]}")
+
+
+def _is_free(root: Path) -> bool:
+    """Empty, or with what a clone left that was killed before it was a working copy."""
+    return root.is_dir() and all(
+        place.name == NAME and not (place / "settings.json").exists() for place in root.iterdir()
+    )
 
 
 class Shown:
@@ -285,6 +292,3 @@ def in_copy(connection: Connection) -> WorkingCopy | None:
     with contextlib.suppress(UsageError):
         return open_copy(connection)
     return None
-
-
-__all__ = ["NAME", "Shown", "add", "clone", "in_copy", "open_copy", "paths_argument", "restore", "rm", "status"]
