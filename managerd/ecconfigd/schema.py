@@ -3,8 +3,10 @@
 A schema whose patterns take too long costs that process, never the manager. Any thread may ask; one at a time.
 """
 
+import contextlib
 import datetime as dt
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,9 @@ from typing import Any, Final
 from jlogd.confrepo.formats import KeyPath
 from jlogd.confrepo.secrets import is_secret
 from jlogd.runtime.errors import StorageError
+
+ATTEMPTS: Final = 2  # somebody may have killed the process
+REQUEST_S: Final = 5.0  # what one schema may take for one file
 
 _CHILD: Final = Path(__file__).with_name("schema_child.py")
 
@@ -32,8 +37,9 @@ class Misfit:
 class SchemaChecks:
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, request_s: float = REQUEST_S) -> None:
         """No process runs yet."""
+        self._request_s = request_s
         self._lock = threading.Lock()  # guards the process; held while it works, which is bounded there
         self._process: subprocess.Popen[str] | None = None
 
@@ -41,9 +47,9 @@ class SchemaChecks:
         """What does not fit. StorageError when there can be no process."""
         if not isinstance(schema, dict | bool):
             return [Misfit((), "a schema is an object, or true or false", of_schema=True)]
-        request = json.dumps({"schema": plain(schema), "value": plain(value), "errors_max": errors_max})
+        what = {"schema": plain(schema), "value": plain(value), "errors_max": errors_max, "time_s": self._request_s}
         with self._lock:
-            answer = self._ask(request)
+            answer = self._ask(json.dumps(what))
         if answer is None:
             return [Misfit((), "it takes too long to apply: simplify its patterns", of_schema=True)]
         if "schema_fault" in answer:
@@ -58,22 +64,18 @@ class SchemaChecks:
             self._end()
 
     def _ask(self, request: str) -> dict[str, Any] | None:
-        """The answer; None when the process died of the question."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(request + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except OSError:
-            line = ""
-        if not line.endswith("\n"):
+        """The answer; None when it took too long. StorageError when the process dies of something else."""
+        for _ in range(ATTEMPTS):
+            process = self._process or self._start()
+            line = _exchange(process, request)
+            if line.endswith("\n"):
+                answer = json.loads(line)
+                assert isinstance(answer, dict)
+                return answer
             self._end()
-            return None
-        answer = json.loads(line)
-        assert isinstance(answer, dict)
-        return answer
+            if process.returncode == -signal.SIGALRM:
+                return None
+        raise StorageError(f"schemas cannot be applied: {_CHILD.name} ends with status {process.returncode}")
 
     def _start(self) -> "subprocess.Popen[str]":
         try:
@@ -89,9 +91,21 @@ class SchemaChecks:
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            with process:  # closes the pipes and waits
+            process.kill()  # no effect on one that ended
+            with contextlib.suppress(BrokenPipeError), process:  # closes the pipes and waits
                 pass
+
+
+def _exchange(process: "subprocess.Popen[str]", request: str) -> str:
+    """Its answer; no whole line when it died."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(request + "\n")
+        process.stdin.flush()
+        return process.stdout.readline()
+    except OSError:
+        return ""
 
 
 def plain(value: object) -> object:

@@ -2,7 +2,7 @@
 
 A script on its own, run by ``schema.SchemaChecks``: it knows nothing of the rest of the project.
 
-    a line in    {"schema": …, "value": …, "errors_max": 100}
+    a line in    {"schema": …, "value": …, "errors_max": 100, "time_s": 5.0}
     a line out   {"schema_fault": [[KEY, …], TEXT]}            the schema itself is unsound
                  {"errors": [[[KEY, …], TEXT, KEYWORD], …]}    where in the value, what, by which keyword
 
@@ -19,7 +19,6 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 
-REQUEST_S: Final = 5  # then the alarm ends the process, whatever it does
 TEXT_MAX: Final = 300  # of an error: jsonschema repeats the whole value
 KNOWN_MAX: Final = 256
 
@@ -72,9 +71,10 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     for line in requests:
-        signal.alarm(REQUEST_S)
-        result = json.dumps(answer(json.loads(line)))
-        signal.alarm(0)
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, request["time_s"])  # the alarm ends the process, whatever it does
+        result = json.dumps(answer(request))
+        signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(result + "\n")
         answers.flush()
 

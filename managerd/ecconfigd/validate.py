@@ -9,6 +9,7 @@ A fault names the layer's file and line that the value comes from. Later stages 
 Nothing is decrypted, nothing is fetched.
 """
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -24,6 +25,7 @@ from jlogd.confrepo.model import (
     ROLLOUT_FILE,
     RUNNING,
     SCHEMAS,
+    SECRET_PREFIX,
     SYMLINK,
     Entry,
     Fault,
@@ -37,11 +39,12 @@ from managerd.ecconfigd.candidate import Candidate
 from managerd.ecconfigd.clashes import clashes, subclusters
 from managerd.ecconfigd.origin import Origin
 from managerd.ecconfigd.rollout import parse_policy
-from managerd.ecconfigd.schema import SchemaChecks
+from managerd.ecconfigd.schema import REQUEST_S, SchemaChecks
 
 FAULTS_MAX: Final = 100  # of one commit: nobody reads more
 VALIDATE_S: Final = 30.0  # a commit that takes longer to judge is refused
 
+_AGE_HEADER: Final = b"age-encryption.org/v1\n"  # https://age-encryption.org/v1
 _SETTINGS: Final = {"jlogd.toml": jlogd.settings.check_overlay, "managerd.toml": managerd.settings.check_document}
 
 Nodes = Callable[[], Sequence[Scope]]
@@ -51,9 +54,9 @@ Layers = Sequence[tuple[str, Entry]]  # of one file of a view: layer, entry; the
 class Validation:
     """See the module. Any thread may ask; ``close`` once."""
 
-    def __init__(self, *, clock: Clock = SYSTEM) -> None:
-        """``clock`` bounds the time."""
-        self._schemas = SchemaChecks()
+    def __init__(self, *, schema_s: float = REQUEST_S, clock: Clock = SYSTEM) -> None:
+        """``schema_s``: what one schema may take for one file."""
+        self._schemas = SchemaChecks(schema_s)
         self._clock = clock
 
     def close(self) -> None:
@@ -91,7 +94,10 @@ class Validation:
 
     def _effective(self, candidate: Candidate, nodes: Nodes) -> Iterator[Fault | None]:
         schemas = _Schemas(candidate)
-        yield from self._unsound(schemas)
+        unsound = list(self._unsound(schemas))
+        if unsound:
+            yield from unsound
+            return
         for path, scopes in _affected(candidate, nodes, schemas).items():
             for scope, layers in _distinct(candidate, path, scopes):
                 yield None
@@ -143,7 +149,25 @@ def own_faults(candidate: Candidate) -> Iterator[Fault | None]:
         if file is None or layer is None or layer.partition("/")[0] == RUNNING:
             continue  # what nodes saved of what they run is kept as it is
         faults = layering.file_faults(path, file)
-        yield from faults or _policy_faults(path, file)
+        yield from faults or (*_secret_faults(path, file), *_policy_faults(path, file))
+
+
+def _secret_faults(path: str, file: File) -> Iterator[Fault]:
+    """Values that look encrypted, and that no node could decrypt."""
+    kind = formats.kind_of(path)
+    if kind is None or file.mode == SYMLINK or SECRET_PREFIX.encode() not in file.content:
+        return
+    for key, text in layering.secret_values(formats.parse(kind, file.content)):
+        if not _is_age(text):
+            line = formats.line_of(formats.locate(kind, file.content), key)
+            yield Fault(path, line, f"{formats.dotted(key)}: is no encrypted value: set it by 'eccfg secret set'")
+
+
+def _is_age(text: str) -> bool:
+    try:
+        return base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True).startswith(_AGE_HEADER)
+    except ValueError:
+        return False
 
 
 def _policy_faults(path: str, file: File) -> Iterator[Fault]:
