@@ -191,7 +191,7 @@ def _server_lines(server: pb.StatusResponse | None) -> Iterable[str]:
         paths = ", ".join(side.paths[:5])
         yield printable(f"side branch {side.name} has changes that could not be merged: {paths}")
         yield printable(
-            f"  see 'eccfg show side/{side.name}'; when it is settled: eccfg resolve --side {side.name} -m MSG"
+            f"  see 'eccfg show {side.id[:ID_DIGITS]}'; when it is settled: eccfg resolve --side {side.name} -m MSG"
         )
 
 
