@@ -322,6 +322,73 @@ def test_without_the_writer_a_commit_is_unavailable_and_names_him(tmp_path: Path
     assert status.writer == "m1"
 
 
+# ---------------------------------------------------------------------- rollouts
+
+
+RULES = """
+[[rule]]
+who = ["operator:alice"]
+paths = ["**"]
+allow = ["read", "commit"]
+
+[[rule]]
+who = ["operator:alice"]
+paths = ["web/**"]
+allow = ["rollout"]
+
+[[rule]]
+who = ["operator:root"]
+paths = ["**"]
+allow = ["read", "commit", "rollout"]
+"""
+
+
+def rollout(action: int, **more: Any) -> pb.RolloutRequest:
+    return pb.RolloutRequest(action=action, **more)  # type: ignore[arg-type]
+
+
+def test_a_rollout_is_for_whoever_has_the_right_on_all_that_it_changes(
+    tmp_path: Path, files: dict[str, TlsFiles]
+) -> None:
+    """Asked through another manager; its state is told by both."""
+    act = pb.RolloutRequest
+
+    async def ask() -> None:
+        (tmp_path / "1").mkdir()
+        (tmp_path / "2").mkdir()
+        async with (
+            serving(tmp_path / "1", tls=files["m1"], who=files["alice"]) as m1,
+            serving(
+                tmp_path / "2", tls=files["m2"], who=files["alice"], manager="m2", writer="m1", peers=(m1.address,)
+            ) as m2,
+        ):
+            assert not (await m1.stub.Rollout(rollout(act.ACTION_STATUS))).HasField("rollout")
+            none = await error_of(m2.stub.Rollout(rollout(act.ACTION_PAUSE)))
+            assert isinstance(none, RefusedError)
+            policy = b'[[require]]\npaths = ["web/**", "global/app*"]\n'
+            await put(m1.stub, {"global/access.toml": RULES.encode(), "global/rollout.toml": policy})
+            await m1.settled(1)
+            held = await put(m1.stub, {"web/web1/a": b"1"})
+            assert held.held
+            m1.parts.registry.attached("web1", "web")
+            started = await m2.stub.Rollout(rollout(act.ACTION_START, revision="HEAD", stages=["100%"], hold_ms=60_000))
+            assert (started.rollout.state, started.rollout.revision, started.rollout.author) == (
+                "running", 2, "operator:alice",
+            )  # fmt: skip
+            paused = await m2.stub.Rollout(rollout(act.ACTION_PAUSE))
+            assert paused.rollout.state == "paused"
+            assert (await m1.stub.Rollout(rollout(act.ACTION_STATUS))).rollout.state == "paused"
+            aborted = await m2.stub.Rollout(rollout(act.ACTION_ABORT))
+            assert aborted.rollout.state == "aborted"
+            await put(m1.stub, {"global/app.toml": b"a = 1\n"})
+            denied = await error_of(m2.stub.Rollout(rollout(act.ACTION_START, revision="HEAD")))
+            assert isinstance(denied, NotPermittedError)
+            assert "rollout global/app.toml" in str(denied)
+            assert isinstance(await error_of(m1.stub.Rollout(rollout(99))), UsageError)
+
+    run(ask())
+
+
 # ---------------------------------------------------------------------- bundles
 
 

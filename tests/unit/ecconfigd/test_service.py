@@ -1,21 +1,28 @@
 """The configuration service's reading calls, over gRPC, on a real store."""
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
-from jlogd.confrepo.model import EXECUTABLE, REGULAR, SYMLINK, CommitId, File
-from jlogd.confrepo.repository import MAIN
-from jlogd.runtime.errors import JlogdError, NotPermittedError, RefusedError, UnavailableError
+from jlogd.confrepo import signing
+from jlogd.confrepo.model import EXECUTABLE, REGULAR, SYMLINK, Commit, CommitId, File
+from jlogd.confrepo.repository import MAIN, Repository
+from jlogd.runtime.clock import ManualClock
+from jlogd.runtime.errors import JlogdError, NotPermittedError, RefusedError, StorageError, UnavailableError
 from jlogd.runtime.rpc import TlsFiles, call_error
 from managerd import pki
-from managerd.ecconfigd import watching, wire
+from managerd.ecconfigd import seeing, watching, wire
+from managerd.ecconfigd import signers as signers_module
+from managerd.ecconfigd.history import History
+from managerd.ecconfigd.signers import Signers
 from managerd.v1 import config_pb2 as pb
 from tests.support import certificates
-from tests.support.config_service import Served, report, serving
+from tests.support.config_service import report, serving
 from tests.support.serving import run
 
 RULES = """
@@ -138,25 +145,36 @@ def test_an_empty_repository_has_an_empty_log_and_refuses_the_rest(tmp_path: Pat
     assert {type(error) for error in errors} == {RefusedError}, errors
 
 
-def test_a_thousand_revisions_are_listed_quickly(tmp_path: Path) -> None:
-    """Each with its paths, in well under the second that a person waits for (first time, nothing remembered)."""
+def test_what_a_revision_changed_is_found_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second log costs nothing; what is remembered is bounded by the number of paths."""
+    compared: list[int] = []
+    real = Repository.diff
 
-    async def ask() -> tuple[float, int]:
+    def counted(*arguments: Any) -> Any:
+        compared.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(Repository, "diff", counted)
+
+    async def ask() -> list[int]:
         async with serving(tmp_path) as m1:
-            repository = await m1.parts.store.read(lambda repository: repository)
-            files = {f"global/d{i}/f{i}": str(i) for i in range(100)}
-            await m1.commit(files)
-            for i in range(300):
-                await m1.commit({f"global/d{i % 100}/f{i % 100}": f"x{i}"})
-            assert repository.head() is not None
-            loop = asyncio.get_running_loop()
-            begin_s = loop.time()
-            answer = await m1.stub.Log(pb.LogRequest())
-            return loop.time() - begin_s, len(answer.revisions)
+            for i in range(20):
+                await m1.commit({"global/a": str(i), "global/b": str(i)})
 
-    took_s, count = run(ask(), 60)
-    assert count == 301
-    assert took_s < 3.0  # 0.2 s alone; this machine may be busy
+            async def log() -> int:
+                compared.clear()
+                answer = await m1.stub.Log(pb.LogRequest())
+                assert {len(revision.paths) for revision in answer.revisions} == {2}
+                return len(compared)
+
+            counts = [await log(), await log()]
+            monkeypatch.setattr("managerd.ecconfigd.history.PATHS_KEPT", 10)
+            await m1.commit({"global/a": "new", "global/b": "new"})
+            return [*counts, await log()]
+
+    first, again, bounded = run(ask())
+    assert (first, again) == (20, 0)
+    assert bounded > 10  # at most three are still known
 
 
 # ---------------------------------------------------------------------- files
@@ -480,7 +498,7 @@ def test_nodes_tells_who_runs_what(tmp_path: Path) -> None:
             registry.attached("web2", "web")
             registry.report("web2", report(1, "refused", error="no space", revision=2))
             registry.detached("web2")
-            await settled(m1, 2)
+            await m1.settled(2)
             return await m1.stub.Nodes(pb.NodesRequest())  # type: ignore[no-any-return]
 
     answer = run(ask())
@@ -490,16 +508,6 @@ def test_nodes_tells_who_runs_what(tmp_path: Path) -> None:
         "web1", 1, "applied", 3, 2, "age1qqq",
     )  # fmt: skip
     assert (two.state, two.reported, two.about, two.revision, two.error) == ("offline", "refused", 2, 1, "no space")
-
-
-async def settled(m1: Served, revision: int) -> None:
-    """Until the targets have seen it."""
-    moved = asyncio.Event()
-    unsubscribe = m1.parts.targets.subscribe(moved.set)
-    while (picture := m1.parts.targets.picture) is None or picture.confirmed.revision < revision:
-        await moved.wait()
-        moved.clear()
-    unsubscribe()
 
 
 def test_a_watcher_hears_of_revisions_and_nodes_in_order(tmp_path: Path) -> None:
@@ -597,3 +605,104 @@ def test_answers_about_many_nodes_stay_within_a_message() -> None:
     fitted = wire.fit(nodes)
     assert sum(node.ByteSize() for node in fitted) <= wire.ANSWER_BYTES
     assert {node.drift_count for node in fitted} == {100}
+
+
+# ---------------------------------------------------------------------- bounds
+
+
+def test_who_would_wait_behind_too_many_readers_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others get their answers."""
+    monkeypatch.setattr(seeing, "WAITING_MAX", 2)
+
+    async def ask() -> list[JlogdError | pb.LogResponse]:
+        async with serving(tmp_path) as m1:
+            await m1.commit({"global/a": "1"})
+            go_on = threading.Event()
+            real = History.log
+
+            def slow(*arguments: Any) -> pb.LogResponse:
+                assert go_on.wait(20)
+                return real(*arguments)
+
+            monkeypatch.setattr(History, "log", slow)
+            asked = [asyncio.ensure_future(_answer(m1.stub.Log(pb.LogRequest()))) for _ in range(5)]
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            while len(done) < 3:
+                done, _ = await asyncio.wait(asked, timeout=0.05)
+            go_on.set()
+            return await asyncio.gather(*asked)
+
+    answers = run(ask())
+    assert sum(isinstance(answer, UnavailableError) for answer in answers) == 3
+    assert sum(isinstance(answer, pb.LogResponse) for answer in answers) == 2
+
+
+async def _answer(call: Any) -> JlogdError | pb.LogResponse:
+    try:
+        return await call  # type: ignore[no-any-return]
+    except grpc.aio.AioRpcError as error:
+        return call_error(error, "m1")
+
+
+def test_watchers_are_told_when_a_revision_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are ended with the reason, and those who come later hear of what comes later."""
+
+    async def ask() -> tuple[JlogdError, int]:
+        async with serving(tmp_path) as m1:
+            watch = m1.stub.Watch(pb.WatchRequest())
+            await watch.initial_metadata()
+
+            def broken(*_: Any) -> pb.Revision:
+                raise StorageError("the disk does not answer")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(History, "revision", broken)
+                await m1.commit({"global/a": "1"})
+                error = await error_of(watch)
+            again = m1.stub.Watch(pb.WatchRequest())
+            await again.initial_metadata()
+            await m1.commit({"global/a": "2"})
+            heard = await again.read()
+            again.cancel()
+            return error, heard.revision.revision
+
+    error, heard = run(ask())
+    assert "the disk does not answer" in str(error)
+    assert heard == 2
+
+
+# ---------------------------------------------------------------------- signatures
+
+
+def test_a_signer_is_named_until_his_certificate_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was signed by nobody, badly, or by somebody denied, was signed by nobody."""
+    home = tmp_path / "pki"
+    pki.init(home)
+    for name in ("alice", "bob"):
+        pki.issue("operator", name, home)
+    pki.issue("manager", "m1", home)
+    alice, bob, m1 = (certificates.files(home, name) for name in ("alice", "bob", "m1"))
+    clock = ManualClock()
+    signers = Signers(m1, clock=clock)
+    repository = Repository.open(tmp_path / "config.git")
+
+    def signed(files: TlsFiles | None, *, good: bool = True) -> Commit:
+        draft = repository.draft(
+            repository.head(), {"global/a": File(str(time.monotonic_ns()).encode())}, author="operator:alice",
+            message="x", time_s=int(time.time()),
+        )  # fmt: skip
+        signature = signing.sign(draft.content, files.cert.read_bytes(), files.key.read_bytes()) if files else b""
+        commit_id, sealed = repository.seal(draft.content, signature if good else signature[:-8] + b"AAAAAAA=")
+        repository.store.add([*draft.objects, sealed])
+        repository.advance({MAIN: (draft.parent, commit_id)})
+        return repository.commit(commit_id)
+
+    mine = signed(alice)
+    assert signers(repository, mine) == "operator:alice"
+    assert [signers(repository, commit) for commit in (signed(None), signed(bob), signed(alice, good=False))] == [
+        ""
+    ] * 3
+    assert Signers(None)(repository, mine) == ""
+    pki.revoke("alice", home)
+    clock.advance(signers_module.REMEMBER_S)
+    assert signers(repository, mine) == ""
