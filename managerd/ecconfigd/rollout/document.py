@@ -62,7 +62,7 @@ class Rollout:
     max_failed: int
     author: str
     serial: Serial  # a failure that nodes report about a lower one is not of this rollout
-    since_ns: int  # wall time of the stage, or of the end
+    since_ns: int  # wall time of the stage, of a pause, of going on, or of the end
     stage: int = 0
     released: frozenset[str] = frozenset()  # by name; in everyone's stage those that were there when it began
     failed: Mapping[str, str] = field(default_factory=dict)  # node → why, in the order in which they failed

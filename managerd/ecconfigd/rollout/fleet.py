@@ -20,6 +20,7 @@ class Seen:
     fresh: bool = False  # it said so since it came
     tried: int = 0  # the rollout that it is in
     tried_since_s: float = 0.0
+    proven: object = None  # in which stage, and with which report, it was well for the whole hold
 
 
 class Fleet:

@@ -4,7 +4,8 @@ A stage releases nodes in an order that follows from the rollout's number, so th
 is away is passed over and joins when it returns, as far as the stage has room. A node has *failed* when it says so
 (refused, rolled back), when it has not applied the revision ``APPLY_S_MAX`` after it was released, or when it was away
 for longer than the hold (at least ``AWAY_S_MIN``). It goes back to the baseline, stays there until the rollout is over,
-and the stage takes another one in its place. A stage is over when all its nodes have been well for the hold.
+and the stage takes another one in its place. A stage is over when each of its nodes was well for a whole hold without a
+break, and all are here: of many nodes one always comes or goes, so one break more does not undo what a node has proved.
 """
 
 import hashlib
@@ -103,7 +104,7 @@ def order(document: Document, what: Order, author: str, now_ns: int) -> Document
             f"rollout {rollout.number} of {rollout.target} is {rollout.state}: it cannot be {_PASSED[what]}"
         )
     reason = "" if what == "resume" else f"{_PASSED[what]} by {author}"
-    changed = replace(rollout, state=state, reason=reason)
+    changed = replace(rollout, state=state, reason=reason, since_ns=now_ns)
     return replace(document, rollout=changed if changed.active else _ended(changed, now_ns))
 
 
@@ -142,11 +143,12 @@ def decide(document: Document, fleet: Fleet, now_s: float, now_ns: int) -> Docum
 
 def examine(rollout: Rollout, fleet: Fleet, now_s: float) -> Findings:
     """How ``rollout`` stands. Remembers in ``fleet`` when it first saw the stage, and each node in it."""
-    began_s = fleet.since_s((rollout.number, rollout.stage, rollout.state), now_s)
+    mark = (rollout.number, rollout.stage, rollout.state, rollout.since_ns)
+    began_s = fleet.since_s(mark, now_s)
     applied, pending, away = [], [], []
     failures: dict[str, str] = {}
     due: list[float] = []
-    well_s = began_s
+    well_s = now_s - rollout.hold_s  # since when the last one is well
     for node, seen in _members(rollout, fleet):
         said = _said(rollout, seen)
         if said == "failed":
@@ -158,7 +160,7 @@ def examine(rollout: Rollout, fleet: Fleet, now_s: float) -> Findings:
                 failures[node] = "it went away and did not come back"
         elif said == "applied":
             applied.append(node)
-            well_s = max(well_s, seen.report_since_s)
+            well_s = max(well_s, _well_since_s(rollout, seen, mark, began_s, now_s))
         else:
             pending.append(node)
             due.append(_tried_since_s(rollout, seen, now_s) + APPLY_S_MAX)
@@ -207,6 +209,15 @@ def _reason(seen: Seen | None) -> str:
     report: Report | None = seen.report if seen else None
     said = " ".join(report.error.split()) if report else ""
     return said or (report.state.replace("_", " ") if report else "")
+
+
+def _well_since_s(rollout: Rollout, seen: Seen, mark: object, began_s: float, now_s: float) -> float:
+    """Since when it is well in this stage; long enough once it was."""
+    proven = (mark, seen.report_since_s)
+    since_s = max(began_s, seen.report_since_s, seen.online_since_s)
+    if now_s >= since_s + rollout.hold_s:
+        seen.proven = proven
+    return now_s - rollout.hold_s if seen.proven == proven else since_s
 
 
 def _tried_since_s(rollout: Rollout, seen: Seen, now_s: float) -> float:

@@ -1,0 +1,1 @@
+"""Golden runs of rollouts, and the world they run in."""
