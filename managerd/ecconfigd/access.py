@@ -12,7 +12,8 @@ Rules only grant; an identity has what any of its rules grants.
 
 * Without the file operators may do everything. With it they have what its rules say.
 * Whatever it says: managers read everything, a node reads its own layers and commits to ``running/<node>/``.
-* The file itself is committed by operators only; a file by which no operator could change it again has a fault.
+* It and ``global/rollout.toml`` are committed by operators only; one by which no operator could change it again has a
+  fault.
 * A file with faults (no commit lets one in) grants operators to read everything, and to repair that file.
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
-from jlogd.confrepo.model import ACCESS_FILE, DEFAULT, RUNNING, Scope
+from jlogd.confrepo.model import ACCESS_FILE, DEFAULT, ROLLOUT_FILE, RUNNING, Scope
 from jlogd.runtime import toml
 from jlogd.runtime.names import is_name
 
@@ -33,6 +34,7 @@ Located: TypeAlias = tuple[toml.Path, str]
 RIGHTS: Final = frozenset(get_args(Right))
 ROLES: Final = frozenset({"operator", "node", "manager"})
 EVERY_OPERATOR: Final = "role:operator"
+_FOR_OPERATORS: Final = frozenset({ACCESS_FILE, ROLLOUT_FILE})
 RULES_MAX: Final = 1000  # of one file: every path is matched against all of an identity's patterns
 PATTERNS_MAX: Final = 1000  # of one rule
 JUDGES_MAX: Final = 10_000  # remembered answers of one file: identities times rights
@@ -142,7 +144,7 @@ class Rules:
     def _make(self, identity: str, right: Right, scope: Scope | None) -> Judge:
         match = compile_globs(_patterns(self._granting(identity, right), identity, right, scope)).fullmatch
         if right == "commit" and not identity.startswith("operator:"):
-            return lambda path: path != ACCESS_FILE and match(path) is not None
+            return lambda path: path not in _FOR_OPERATORS and match(path) is not None
         return lambda path: match(path) is not None
 
     def _granting(self, identity: str, right: Right) -> Iterator[Rule]:

@@ -11,12 +11,11 @@ import logging
 import os
 import pwd
 import re
-import resource
 import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -33,6 +32,13 @@ TEXT_MAX: Final = 1000  # characters of one fault
 FILES_MAX: Final = 1024  # open at once
 FILE_BYTES_MAX: Final = 64 << 20  # of a file that a check writes
 CPU_SLACK_S: Final = 2.0  # above the time it has: by then it was killed
+CANNOT_RUN: Final = {126, 127}  # sh(1): not executable, not found
+
+# Limits are set by the child itself: for another user's process we would need a capability that units take away.
+# ulimit -f counts blocks of 512 bytes.
+_LIMITED: Final = (
+    f'ulimit -c 0 && ulimit -t "$1" && ulimit -n {FILES_MAX} && ulimit -f {FILE_BYTES_MAX // 512} && shift && exec "$@"'
+)
 
 _FAULT: Final = re.compile(r"(?P<path>[^:\n]+):(?P<line>[0-9]{1,9}): ?(?P<problem>.+)")
 
@@ -81,13 +87,17 @@ class Checks:
             _kill(process)
         if why:
             return [Fault("", 0, f"check {program.name}: {why}")]
+        if process.returncode in CANNOT_RUN:
+            why = output.decode(errors="replace").strip()[:TEXT_MAX] or "not found, or not permitted"
+            raise StorageError(f"check {program} cannot be run: {why}")
         return faults_of(program.name, output, tree) if process.returncode else []
 
     def _start(self, program: Path, tree: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-        user = self._user
+        user, cpu_s = self._user, int(self._timeout_s + CPU_SLACK_S)
         try:
-            process = subprocess.Popen(
-                [program, tree], cwd=tree, env=environment, start_new_session=True,
+            return subprocess.Popen(
+                ["/bin/sh", "-c", _LIMITED, "sh", str(cpu_s), program, tree],
+                cwd=tree, env=environment, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 user=user.pw_uid if user is not None else None,
                 group=user.pw_gid if user is not None else None,
@@ -95,13 +105,6 @@ class Checks:
             )  # fmt: skip
         except (OSError, ValueError) as error:  # ValueError: a NUL in the message
             raise StorageError(f"check {program} cannot be run: {error}") from error
-        cpu_s = int(self._timeout_s + CPU_SLACK_S)
-        with contextlib.suppress(ProcessLookupError):  # it was that quick
-            resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (FILES_MAX, FILES_MAX))
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
-            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
-        return process
 
     def _read(self, process: "subprocess.Popen[bytes]") -> tuple[bytes, str]:
         """What it wrote until it ended, and why it is to be ended otherwise; empty = it ended by itself."""
@@ -120,11 +123,10 @@ class Checks:
                 output += piece
                 if len(output) > OUTPUT_MAX:
                     return output, f"writes more than {OUTPUT_MAX} bytes"
-        try:
-            process.wait(max(end_s - self._clock.monotonic_s(), 0))
-        except subprocess.TimeoutExpired:
-            return output, late
-        return output, ""
+            ready.unregister(process.stdout)
+            with _ended(process) as ended:  # not reaped yet: until then its number, and its group's, is nobody else's
+                ready.register(ended, selectors.EVENT_READ)
+                return output, "" if ready.select(max(end_s - self._clock.monotonic_s(), 0)) else late
 
 
 def faults_of(name: str, output: bytes, tree: Path) -> list[Fault]:
@@ -142,6 +144,16 @@ def faults_of(name: str, output: bytes, tree: Path) -> list[Fault]:
         said = "; ".join(rest) or "it failed, and did not say why"
         faults.append(Fault("", 0, f"check {name}: {said[:TEXT_MAX]}"))
     return faults
+
+
+@contextlib.contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator[int]:
+    """A descriptor that can be read once the process ended."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _piece(stream: IO[bytes]) -> bytes:

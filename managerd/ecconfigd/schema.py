@@ -22,16 +22,21 @@ from jlogd.runtime.errors import StorageError
 ATTEMPTS: Final = 2  # somebody may have killed the process
 REQUEST_S: Final = 5.0  # what one schema may take for one file
 
+_LACKING: Final = {"required", "minProperties", "dependentRequired"}
 _CHILD: Final = Path(__file__).with_name("schema_child.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A value that is not as the schema says, or what is wrong with the schema itself (``of_schema``)."""
+    """A value that is not as the schema says, or what is wrong with the schema itself (``of_schema``).
+
+    ``missing``: it lacks something, so with another layer it may be well.
+    """
 
     key: KeyPath
     problem: str
     of_schema: bool = False
+    missing: bool = False
 
 
 class SchemaChecks:
@@ -56,7 +61,11 @@ class SchemaChecks:
             place, text = answer["schema_fault"]
             return [Misfit(tuple(place), text, of_schema=True)]
         found = ((tuple(place), text, keyword) for place, text, keyword in answer["errors"])
-        return [Misfit(key, text) for key, text, keyword in found if keyword == "type" or not _hidden(value, key)]
+        return [
+            Misfit(key, text, missing=keyword in _LACKING)
+            for key, text, keyword in found
+            if keyword == "type" or not _hidden(value, key)
+        ]
 
     def close(self) -> None:
         """End the process."""

@@ -178,7 +178,7 @@ class Store:
     # ------------------------------------------------------------------ the owner thread
 
     def _open(self) -> None:
-        repository = self._repository = Repository.open(self._path, fs=self._fs, clock=self._clock)
+        repository = self._repository = Repository.open(self._path, fs=self._fs)
         self._committer = Committer(
             repository,
             signer=self._signer,

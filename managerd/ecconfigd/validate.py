@@ -2,7 +2,7 @@
 
 1. each changed file: syntax, ``$unset``, secrets that nobody would decrypt; rules of access and rollouts
 2. each added file: ``clashes`` with other layers
-3. what results for real nodes, as far as a change affects it: JSON Schema ``schemas/<view path>.json``, and the
+3. what results for nodes, as far as a change affects it: JSON Schema ``schemas/<view path>.json``, and the
    settings of our own daemons, ``jlogd.toml`` and ``managerd.toml``
 
 A fault names the layer's file and line that the value comes from. Later stages see only what passed the earlier ones.
@@ -11,6 +11,7 @@ Nothing is decrypted, nothing is fetched.
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import jlogd.settings
@@ -42,6 +43,7 @@ from managerd.ecconfigd.rollout import parse_policy
 from managerd.ecconfigd.schema import REQUEST_S, SchemaChecks
 
 FAULTS_MAX: Final = 100  # of one commit: nobody reads more
+NOBODY: Final = "-"  # no node and no subcluster can be called so
 VALIDATE_S: Final = 30.0  # a commit that takes longer to judge is refused
 
 _AGE_HEADER: Final = b"age-encryption.org/v1\n"  # https://age-encryption.org/v1
@@ -118,7 +120,7 @@ class Validation:
         if made.mode == SYMLINK:
             return
         place = Origin(path, sources, made)
-        where = f" (as {scope.subcluster}/{scope.node} gets it)" if len(sources) > 1 else ""
+        where = f" (as {_whose(scope)})" if len(sources) > 1 else ""
         if path in _SETTINGS:
             for line, problem in _SETTINGS[path](made.content):
                 yield place.fault(place.key_at(line), problem + where)
@@ -131,6 +133,8 @@ class Validation:
             yield place.fault((), f"{schema} cannot be applied: {value.reason}")
             return
         for misfit in self._schemas.check(schemas.value(schema), value, errors_max=FAULTS_MAX):
+            if misfit.missing and scope.node == NOBODY:
+                continue
             if misfit.of_schema:
                 yield Fault(schema, schemas.line(schema, misfit.key), misfit.problem)
             else:
@@ -234,6 +238,7 @@ def _affected(candidate: Candidate, nodes: Nodes, schemas: _Schemas) -> dict[str
     if not wanted:
         return {}
     everybody = list(dict.fromkeys([*_nodes_of(candidate), *nodes()]))
+    everybody += _to_come(candidate, {scope.subcluster for scope in everybody})
     return {
         path: [s for s in everybody if whose & {"", s.subcluster, f"{s.subcluster}/{s.node}"}]
         for path, whose in sorted(wanted.items())
@@ -253,6 +258,18 @@ def _nodes_of(candidate: Candidate) -> Iterator[Scope]:
         for name, directory in candidate.names(subcluster).items():
             if directory and name != DEFAULT:
                 yield Scope(subcluster, name)
+
+
+def _to_come(candidate: Candidate, inhabited: AbstractSet[str]) -> list[Scope]:
+    """What a node would get whose subcluster has none yet: what is wrong in that is wrong already."""
+    empty = [name for name in subclusters(candidate.names("")) if name not in inhabited]
+    return [Scope(name, NOBODY) for name in (empty if empty or inhabited else [NOBODY])]
+
+
+def _whose(scope: Scope) -> str:
+    if scope.node != NOBODY:
+        return f"{scope.subcluster}/{scope.node} gets it"
+    return f"a node of {scope.subcluster} would get it"
 
 
 def _distinct(candidate: Candidate, path: str, scopes: Iterable[Scope]) -> Iterator[tuple[Scope, Layers]]:

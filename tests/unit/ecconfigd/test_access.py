@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from jlogd.confrepo.model import ACCESS_FILE, Scope
+from jlogd.confrepo.model import ACCESS_FILE, ROLLOUT_FILE, Scope
 from managerd.ecconfigd.access import Rules, compile_globs, pattern_fault
 
 WEB1 = Scope("web", "web1")
@@ -95,7 +95,7 @@ def test_rules_replace_what_operators_may_and_add_to_what_nodes_may() -> None:
     assert not rules.may_everything("operator:alice", "read")
 
 
-def test_only_operators_commit_the_file_itself() -> None:
+def test_only_operators_commit_the_policies_themselves() -> None:
     rules = Rules.parse(
         b'[[rule]]\nwho = ["node:web1", "role:manager", "operator:a"]\npaths = ["**"]\nallow = ["commit"]\n'
     )
@@ -103,6 +103,7 @@ def test_only_operators_commit_the_file_itself() -> None:
     assert rules.may("operator:a", "commit", ACCESS_FILE)
     assert rules.may("node:web1", "commit", "global/x")
     assert not rules.may("node:web1", "commit", ACCESS_FILE)
+    assert not rules.may("node:web1", "commit", ROLLOUT_FILE)
     assert not rules.may("manager:m", "commit", ACCESS_FILE)
     assert not rules.may_everything("node:web1", "commit")
 

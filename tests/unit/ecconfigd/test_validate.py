@@ -159,17 +159,30 @@ def test_every_different_result_is_judged_once(tree: Tree) -> None:
     assert len(faults) == 2, "one as web7 gets it, one as the others do"
 
 
-def test_nodes_that_are_only_known_count_and_others_do_not(tree: Tree) -> None:
-    """What no node gets is not judged: a layer alone need not be complete."""
-    tree.commit({"schemas/a.toml.json": PORT})
+def test_nodes_that_are_only_known_count(tree: Tree) -> None:
+    """What every node's own layer replaces is not judged: only what somebody gets counts."""
+    tree.commit({"schemas/a.toml.json": PORT, "web/web1/a.toml": "[server]\nport = 1\n"})
     bad = {"global/a.toml": '[server]\nport = "x"\n'}
     assert tree.faults(bad) == []
-    assert len(tree.faults(bad, Scope("web", "web1"))) == 1
-    assert tree.faults({"db/default/a.toml": bad["global/a.toml"]}, Scope("web", "web1")) == []
+    assert len(tree.faults(bad, Scope("web", "web2"))) == 1
+    assert tree.faults({"web/default/a.toml": bad["global/a.toml"]}, Scope("db", "db1")) == []
+
+
+def test_where_there_is_no_node_yet_what_one_would_get_is_judged(tree: Tree) -> None:
+    """What is missing may come with the node's own layer, what is wrong is wrong already."""
+    schema = '{"required": ["x"], "properties": {"y": {"type": "integer"}}}'
+    tree.commit({"schemas/a.toml.json": schema})
+    assert tree.faults({"global/a.toml": "y = 1\n"}) == []
+    (fault,) = tree.faults({"global/a.toml": 'y = "1"\n'})
+    assert fault.startswith("global/a.toml:1: y: ")
+    tree.commit({"db/db1/other": "", "global/a.toml": "x = 1\n"})
+    (fault,) = tree.faults({"web/default/a.toml": 'y = "1"\n'})
+    assert fault.startswith("web/default/a.toml:1: y: ")
+    assert "a node of web would get it" in fault
 
 
 def test_a_node_that_is_new_has_everything_judged(tree: Tree) -> None:
-    tree.commit({"schemas/a.toml.json": PORT, "global/a.toml": '[server]\nport = "x"\n'})
+    tree.commit({"schemas/a.toml.json": PORT, "global/a.toml": '[server]\nport = "x"\n'})  # as nobody checked it
     (fault,) = tree.faults({"web/web1/other": "1"})
     assert fault.startswith("global/a.toml:2: ")
 
