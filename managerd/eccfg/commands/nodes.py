@@ -178,6 +178,7 @@ def _list(names: Sequence[str]) -> str:
 
 def _wait(connection: Connection, awaited: Awaited, deadline: float | None, bar: "Bar") -> None:
     """Follow the nodes until all run it; a connection that breaks is made again. DeadlineError, RefusedError."""
+    said = ""
     while awaited.missing:
         left_s = None if deadline is None else deadline - time.monotonic()
         if left_s is not None and left_s <= 0:
@@ -186,7 +187,9 @@ def _wait(connection: Connection, awaited: Awaited, deadline: float | None, bar:
             with connection.connect() as client:
                 _follow(client, awaited, left_s, bar)
         except UnavailableError as error:
-            note(f"note: {error}; trying again")
+            if str(error) != said:  # once, not every second
+                said = str(error)
+                note(f"note: {said}; trying again")
             time.sleep(RETRY_S if deadline is None else max(min(RETRY_S, deadline - time.monotonic()), 0.0))
 
 
