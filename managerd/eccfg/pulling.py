@@ -49,7 +49,6 @@ class Pulled:
     kept: list[str] = field(default_factory=list)  # --mine
     manual: list[str] = field(default_factory=list)
     conflicts: list[m.Conflict] = field(default_factory=list)
-    finished: bool = False  # it only ended an earlier one
 
 
 @dataclass(slots=True)
@@ -73,10 +72,10 @@ def pull(copy: WorkingCopy, remote: Remote, choice: Choice = Choice.REFUSE, *, r
 
     ``conflicts`` in the answer: nothing was changed. RefusedError, DamageError, and what the manager says.
     """
-    finished = finish(copy)
+    finish(copy)
     answer = remote.tree(revision, since=copy.index.id)
     if answer.revision.id == copy.index.id:
-        return Pulled(copy.index.revision, copy.index.id, finished=finished)
+        return Pulled(copy.index.revision, copy.index.id)
     if answer.revision.revision < copy.index.revision and not revision:
         raise RefusedError(
             f"the manager is at r{answer.revision.revision}, this working copy at r{copy.index.revision}: "

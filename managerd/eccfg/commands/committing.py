@@ -10,9 +10,9 @@ from jlogd.render import json_option, note, printable
 from jlogd.runtime.errors import JlogdError, RefusedError
 from managerd.eccfg import outcome
 from managerd.eccfg.client import Client
-from managerd.eccfg.commands.working import open_copy
+from managerd.eccfg.commands.working import changing_copy
 from managerd.eccfg.connection import Connection, pass_connection
-from managerd.eccfg.pulling import finish, pull
+from managerd.eccfg.pulling import pull
 from managerd.eccfg.working import Kind, Local, Prepared, WorkingCopy
 from managerd.v1 import config_pb2 as pb
 
@@ -51,10 +51,7 @@ def commit(connection: Connection, message: str, *, sign: bool, everything: bool
       eccfg commit -m "Longer timeouts for web1"
       eccfg commit --all -m "New node" --json | jq -r .id
     """
-    copy = open_copy(connection)
-    with copy.metadata.locked():
-        copy = open_copy(connection)
-        finish(copy)
+    with changing_copy(connection) as copy:
         prepared = copy.prepare(everything=everything)
         if not as_json:
             _name_left_out(prepared.left)
@@ -81,9 +78,7 @@ def check(connection: Connection, *, everything: bool, as_json: bool) -> int:
     Example:
       eccfg check && eccfg commit -m "Ready"
     """
-    copy = open_copy(connection)
-    with copy.metadata.locked():
-        copy = open_copy(connection)
+    with changing_copy(connection) as copy:
         prepared = copy.prepare(everything=everything)
         if not as_json:
             _name_left_out(prepared.left)

@@ -6,7 +6,7 @@ from jlogd.render import json_option, note, print_json, printable
 from jlogd.runtime.errors import ConflictError, UsageError
 from managerd.eccfg import outcome
 from managerd.eccfg.commands.committing import committing_options
-from managerd.eccfg.commands.working import Shown, open_copy
+from managerd.eccfg.commands.working import Shown, changing_copy
 from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.outcome import ID_DIGITS
 from managerd.eccfg.pulling import Choice, Pulled
@@ -33,9 +33,7 @@ def pull(connection: Connection, choice: Choice | None, *, as_json: bool) -> int
       eccfg pull
       eccfg pull --manual
     """
-    copy = open_copy(connection)
-    with copy.metadata.locked(), connection.connect() as client:
-        copy = open_copy(connection)
+    with changing_copy(connection) as copy, connection.connect() as client:
         pulled = pull_changes(copy, Shown(client), choice or Choice.REFUSE)
     if pulled.conflicts:
         return _refused(pulled, as_json=as_json)
@@ -58,8 +56,6 @@ def pull(connection: Connection, choice: Choice | None, *, as_json: bool) -> int
         click.echo(f"conflicted {printable(path)}")
     if pulled.manual:
         note("edit what is conflicted, then 'eccfg resolve' it")
-    if pulled.finished:
-        note("an interrupted pull was finished first")
     click.echo(f"at r{pulled.revision} {pulled.id[:ID_DIGITS]}")
     return 0
 
@@ -109,9 +105,7 @@ def resolve(
             raise UsageError("--side makes a change for everybody: say why with -m")
         with connection.connect() as client:
             return outcome.report(client.commit([], message, sign=sign, settles=sides), as_json=as_json)
-    copy = open_copy(connection)
-    with copy.metadata.locked():
-        copy = open_copy(connection)
+    with changing_copy(connection) as copy:
         done = resolve_conflicts(copy, copy.local_paths(paths, connection.directory))
     if as_json:
         print_json({"paths": done})

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import click
 from jlogd.render import json_option, note, print_json, printable
 from jlogd.runtime.errors import JlogdError, RefusedError, UsageError
 from managerd.eccfg.connection import Connection, pass_connection
-from managerd.eccfg.index import NAME, Metadata, find_root
+from managerd.eccfg.index import NAME, Metadata, find_root, open_metadata
 from managerd.eccfg.outcome import ID_DIGITS
-from managerd.eccfg.pulling import pull
+from managerd.eccfg.pulling import finish, pull
 from managerd.eccfg.working import Kind, Local, WorkingCopy
 from managerd.v1 import config_pb2 as pb
 
@@ -31,6 +31,17 @@ paths_argument = click.argument("paths", metavar="PATH...", nargs=-1, required=T
 def open_copy(connection: Connection) -> WorkingCopy:
     """The working copy that the command is run in. UsageError."""
     return WorkingCopy.open(connection.directory, fs=connection.fs)
+
+
+@contextlib.contextmanager
+def changing_copy(connection: Connection) -> Iterator[WorkingCopy]:
+    """The working copy, locked, with an interrupted pull finished first. UsageError, LockedError."""
+    metadata = open_metadata(connection.directory, fs=connection.fs)
+    with metadata.locked():
+        copy = WorkingCopy(metadata, fs=connection.fs)
+        if finish(copy):
+            note("an interrupted pull was finished first")
+        yield copy
 
 
 # ---------------------------------------------------------------------- clone
@@ -232,9 +243,7 @@ def add(connection: Connection, paths: tuple[str, ...], *, as_json: bool) -> Non
       eccfg add web/web1/app.toml
       eccfg add .
     """
-    copy = open_copy(connection)
-    with copy.metadata.locked():
-        copy = open_copy(connection)
+    with changing_copy(connection) as copy:
         _show_paths("added", copy.add(copy.local_paths(paths, connection.directory)), as_json=as_json)
 
 
@@ -250,9 +259,7 @@ def rm(connection: Connection, paths: tuple[str, ...], *, force: bool, as_json: 
     Example:
       eccfg rm web/web1/old.toml && eccfg commit -m "Drop the old settings"
     """
-    copy = open_copy(connection)
-    with copy.metadata.locked():
-        copy = open_copy(connection)
+    with changing_copy(connection) as copy:
         chosen = copy.remove(copy.local_paths(paths, connection.directory), force=force)
         _show_paths("deleted", chosen, as_json=as_json)
 
@@ -271,9 +278,7 @@ def restore(connection: Connection, paths: tuple[str, ...], *, as_json: bool) ->
       eccfg restore global/app.toml
       eccfg restore .
     """
-    copy = open_copy(connection)
-    with copy.metadata.locked():
-        copy = open_copy(connection)
+    with changing_copy(connection) as copy:
         _show_paths("restored", copy.restore(copy.local_paths(paths, connection.directory)), as_json=as_json)
 
 

@@ -10,6 +10,7 @@ from managerd.eccfg.connection import Connection, Options
 from managerd.eccfg.index import Metadata
 from managerd.eccfg.pulling import Choice, Pulled, pull
 from managerd.eccfg.working import WorkingCopy
+from managerd.v1 import config_pb2 as pb
 from tests.support.config_server import ConfigServer
 from tests.unit.eccfg.conftest import FIRST, Eccfg
 from tests.unit.eccfg.test_working_copy import kinds
@@ -335,3 +336,19 @@ def test_contents_that_nothing_needs_any_more_go(copy: Path, eccfg: Eccfg, serve
     stored = [path for path in (copy / ".eccfg/base").rglob("*") if path.is_file()]
     assert len(stored) == len(FIRST)
     assert OS.list_dir(copy / ".eccfg/staged") == []
+
+
+def test_side_branches_are_shown_and_settled(copy: Path, eccfg: Eccfg, server: ConfigServer) -> None:
+    """They block nothing; settling one needs a message, and is one call."""
+    server.side_branches = [pb.SideBranch(name="m2-r7", id="ab" * 20, paths=[APP])]
+    shown = eccfg("status").out.decode()
+    assert f"side branch m2-r7 has changes that could not be merged: {APP}" in shown
+    assert "eccfg show abababab" in shown
+    assert eccfg("status", "--json").json()["side_branches"] == [{"name": "m2-r7", "id": "ab" * 20, "paths": [APP]}]
+    assert eccfg("resolve", "--side", "m2-r7").code == 2
+    assert eccfg("resolve", "--side", "m2-r7", APP, "-m", "m").code == 2
+    assert eccfg("resolve").code == 2
+    done = eccfg("resolve", "--side", "m2-r7", "-m", "By hand")
+    assert done.code == 0, done.err
+    assert list(server.received[-1].settles) == ["m2-r7"]
+    assert server.side_branches == []
