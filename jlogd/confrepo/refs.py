@@ -95,7 +95,8 @@ class Refs:
             self._unsynced.update(above for above in path.parents if above.is_relative_to(self._path))
             self._fs.make_dirs(path.parent)
         for directory in sorted(self._unsynced):
-            self._fs.sync_dir(directory)
+            if directory.is_dir():
+                self._fs.sync_dir(directory)
             self._unsynced.discard(directory)
         self._replace(path, commit_id.encode() + b"\n")
 
