@@ -31,9 +31,13 @@ def status(settings: AgentSettings) -> dict[str, Any]:
 
 
 def running_status(
-    settings: AgentSettings, since: str | None, parts: Sequence[JournalParts], sessions: list[dict[str, Any]]
+    settings: AgentSettings,
+    since: str | None,
+    parts: Sequence[JournalParts],
+    sessions: list[dict[str, Any]],
+    config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the agent sees now."""
+    """What the agent sees now. ``config``: of the fleet's configuration, None where it is not followed."""
     journals: list[dict[str, Any]] = []
     subscribers: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
@@ -50,6 +54,7 @@ def running_status(
         "sources": sorted(sources, key=lambda source: source["path"]),
         "subscribers": sorted(subscribers, key=lambda item: (item["name"], item["journal"])),
         "sessions": sorted(sessions, key=lambda session: session["manager"]),
+        "config": config,
         "warnings": _unlisted(settings, {item["name"] for item in subscribers}),
     }
     return document
@@ -83,9 +88,18 @@ def stopped_status(settings: AgentSettings) -> dict[str, Any]:
         "sources": sorted(sources, key=lambda source: source["path"]),
         "subscribers": sorted(subscribers, key=lambda item: (item["name"], item["journal"])),
         "sessions": [],
+        "config": _stopped_config(settings),
         "warnings": _unlisted(settings, {item["name"] for item in subscribers}),
     }
     return document
+
+
+def _stopped_config(settings: AgentSettings) -> dict[str, Any] | None:
+    if settings.config is None:
+        return None
+    from jlogd.attach import statefile  # noqa: PLC0415 - only where the configuration is followed
+
+    return statefile.stopped(settings) | {"managers": []}
 
 
 def _head(settings: AgentSettings) -> dict[str, Any]:

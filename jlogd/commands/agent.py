@@ -11,7 +11,7 @@ from jlogd.render import format_bytes, json_option, note, print_table
 from jlogd.runtime import logs
 from jlogd.runtime.arguments import parse_timeout_s
 from jlogd.runtime.errors import DeadlineError, UnavailableError
-from jlogd.settings import DEFAULT_PATH, load
+from jlogd.settings import DEFAULT_PATH, load, load_running
 from jlogd.status import dump, status
 
 settings_option = click.option(
@@ -20,6 +20,7 @@ settings_option = click.option(
 )  # fmt: skip
 
 DRAIN_POLL_S = 0.2
+DRIFT_SHOWN = 10
 SUBSCRIBER_COLUMNS = ("subscriber", "journal", "checkpoint", "lag records", "lag", "lag s", "state")
 
 
@@ -81,7 +82,10 @@ def show_status(settings_path: Path, *, as_json: bool) -> None:
       jlogd status
       jlogd status --json | jq '.subscribers[] | {name, lag_records, lag_s}'
     """
-    document = status(load(settings_path))
+    settings, problem = load_running(settings_path)
+    document = status(settings)
+    if problem and not document["running"]:
+        document["warnings"].append(f"would run with the boot file alone: {problem}")
     if as_json:
         click.echo(dump(document))
         return
@@ -93,6 +97,7 @@ def show_status(settings_path: Path, *, as_json: bool) -> None:
             print_table(columns, rows)
         else:
             click.echo(f"no {title}")
+    _show_config(document["config"])
     for warning in document["warnings"]:
         note(f"warning: {warning}")
 
@@ -108,7 +113,7 @@ def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
     Example (before a node is taken away):
       jlogd drain --timeout 5m && systemctl stop jlogd
     """
-    settings = load(settings_path)
+    settings, _problem = load_running(settings_path)
     deadline = None if timeout is None else time.monotonic() + parse_timeout_s(timeout)
     while True:
         document = status(settings)
@@ -131,6 +136,22 @@ def drain(settings_path: Path, timeout: str | None, *, as_json: bool) -> None:
         click.echo(dump({"schema": 1, "drained": True}))
     else:
         click.echo("drained: every manager has everything")
+
+
+def _show_config(config: dict[str, Any] | None) -> None:
+    if config is None:
+        return
+    click.echo()
+    runs = f"r{config['revision']} {config['id'][:8]}" if config["revision"] else "none"
+    click.echo(f"configuration: {runs}, {(config['state'] or 'nothing asked for yet').replace('_', ' ')}")
+    target = config["target"]
+    if target is not None and target["id"] != config["id"]:
+        click.echo(f"asked for: r{target['revision']} {target['id'][:8]} since {config['since']}")
+    if config["error"]:
+        note(f"configuration: {config['error']}")
+    if config["drift_count"]:
+        shown = ", ".join(config["drift"][:DRIFT_SHOWN])
+        note(f"changed on this machine: {shown}{' …' if config['drift_count'] > DRIFT_SHOWN else ''}")
 
 
 def _behind(

@@ -41,6 +41,10 @@ DROPPED_MAX: Final = 100  # revisions removed before the objects that only they 
 _NAMED_MAX: Final = 3  # paths in a one-line error
 
 
+class LocalChangesError(RefusedError):
+    """Files of the view were changed on this machine, and the operator wants no new revision until that is undone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the operator chose. ``ca``, ``deny``: for signatures."""
@@ -159,7 +163,7 @@ class Replica:
             return before.manifest
         local = before.changes if before is not None else {}
         if local and self._policy.local == "refuse":
-            raise RefusedError(f'{named(local)} changed on this machine, and config.local is "refuse": undo that')
+            raise LocalChangesError(f'{named(local)} changed on this machine, and config.local is "refuse": undo that')
         keep = bool(local) and self._policy.local == "keep"
         if not keep and (kept := self._intact(commit_id)) is not None:
             return kept

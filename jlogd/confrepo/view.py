@@ -97,7 +97,8 @@ class Views:
 
     def kept(self) -> list[m.CommitId]:
         """Views that are there with their manifests, the newest first."""
-        names = set(self.fs.list_dir(self.revisions))
+        with self.storing():
+            names = set(self.fs.list_dir(self.revisions))
         found = [m.CommitId(name) for name in names if m.is_commit_id(name) and name + ".json" in names]
         return sorted(found, key=lambda name: (_laid_out_ns(self._manifest_path(name)), name), reverse=True)
 
