@@ -40,7 +40,8 @@ T = TypeVar("T")
 
 READERS: Final = 4
 WAITING_MAX: Final = 1000  # changes that wait for the owner thread
-COMMITS_A_MAINTENANCE: Final = 200
+COMMITS_A_MAINTENANCE: Final = 500
+QUIET_S: Final = 2.0
 
 
 class NotWriterError(RefusedError):
@@ -78,6 +79,7 @@ class Store:
         self._readers = ThreadPoolExecutor(READERS, "config-read")
         self._waiting = 0  # writes that did not end yet
         self._commits = 0  # since the last maintenance
+        self._quiet: asyncio.TimerHandle | None = None  # the next one, when no commit comes before
         self._known_rules: tuple[ObjectId | None, Rules] = (None, Rules.parse(None))
         self._state = _State({}, None, None, Serial(0), self._known_rules[1])  # the loop's
         self._seen = self._state  # the owner thread's
@@ -95,6 +97,8 @@ class Store:
 
     async def end(self) -> None:
         """Finish what is under way, close the repository."""
+        if self._quiet is not None:
+            self._quiet.cancel()
         await asyncio.to_thread(self._close)
 
     # ------------------------------------------------------------------ what is there
@@ -230,7 +234,7 @@ class Store:
             self._known_rules = known
         return known[1]
 
-    def _maintain(self) -> None:
+    def _pack_objects(self) -> None:
         try:
             self._repository.maintain()
         except JlogdError as error:
@@ -250,11 +254,18 @@ class Store:
 
     async def _commit(self, fn: Callable[[Repository], Result]) -> Result:
         result = await self.write(fn)
-        self._commits += result.outcome is Outcome.COMMITTED
-        if self._commits >= COMMITS_A_MAINTENANCE:
-            self._commits = 0
-            self._owner.submit(self._maintain)
+        if result.outcome is Outcome.COMMITTED:
+            self._commits += 1
+            if self._quiet is not None:
+                self._quiet.cancel()
+            wait_s = QUIET_S if self._commits < COMMITS_A_MAINTENANCE else 0.0
+            self._quiet = self._loop.call_later(wait_s, self._maintain)
         return result
+
+    def _maintain(self) -> None:
+        """Pack objects, which takes a moment: when nobody commits, but not for ever later."""
+        self._commits, self._quiet = 0, None
+        self._owner.submit(self._pack_objects)
 
     def _show(self, state: "_State") -> None:
         self._state = state

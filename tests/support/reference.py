@@ -66,7 +66,7 @@ def _value(field: FieldInfo) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return ", ".join(f"`{word}`" for word in typing.get_args(annotation))
     kinds = [kind for kind in _kinds(annotation) if kind is not types.NoneType]
-    word = {bool: "`true`, `false`", Path: "path", Address: "HOST:PORT", str: "text"}[kinds[0]]
+    word = {bool: "`true`, `false`", int: "number", Path: "path", Address: "HOST:PORT", str: "text"}[kinds[0]]
     return "list of texts" if typing.get_origin(annotation) is tuple else word
 
 

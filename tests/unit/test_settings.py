@@ -157,3 +157,51 @@ def test_a_manager_s_subscriber_is_its_name_by_default(home: Path) -> None:
     assert settings.manager.listen == Address("0.0.0.0", 7440)
     with pytest.raises(SettingsError, match="is not available in this version"):
         manager(home, TLS + '[manager]\nname = "m"\n[[retention]]\n')
+
+
+CONFIG = '[manager]\nname = "m1"\n' + TLS + "[config]\n"
+
+
+def test_the_configuration_of_a_manager(home: Path) -> None:
+    assert manager(home, '[manager]\nname = "m1"\n' + TLS).config is None
+    (home / "lint").write_text("#!/bin/sh\n")
+    (home / "lint").chmod(0o755)
+    found = manager(home, f'{CONFIG}writer = "m2"\npeers = ["m2:7440"]\nreplicas_min = 2\nchecks = ["lint"]\n').config
+    assert found is not None
+    assert (found.writer, found.peers, found.replicas_min) == ("m2", (Address("m2", 7440),), 2)
+    assert found.checks == (home / "lint",)
+    assert (found.checks_user, found.check_timeout, found.push_timeout) == ("nobody", 10.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "config.writer: is required"),
+        ('writer = "m2"\n', "config.peers: must say where the writer m2 listens"),
+        ('writer = "m1"\nreplicas_min = 2\n', "config.replicas_min: 2 managers, but with the peers there are 1"),
+        ('writer = "m1"\nreplicas_min = 0\n', "config.replicas_min: must be greater than or equal to 1, not 0"),
+        ('writer = "m1"\npeers = ["a:1", "a:1"]\n', "config.peers[1]: a:1 stands there twice"),
+        ('writer = "m1"\nchecks = ["none"]\n', "config.checks[0]: HOME/none is not a program that can be run"),
+        ('writer = "m1"\nchecks = ["ca"]\n', "config.checks[0]: HOME/ca is not a program that can be run"),
+    ],
+)
+def test_faults_of_the_configuration_of_a_manager(home: Path, text: str, fault: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        manager(home, CONFIG + text)
+    assert faults(error) == [fault.replace("HOME", str(home))]
+
+
+def test_without_tls_the_other_managers_are_on_this_machine(home: Path) -> None:
+    text = '[manager]\nname = "m1"\nlisten = "127.0.0.1:1"\n[tls]\ninsecure = true\n[config]\nwriter = "m1"\n'
+    manager(home, text + 'peers = ["127.0.0.1:2"]\n')
+    with pytest.raises(SettingsError) as error:
+        manager(home, text + 'peers = ["127.0.0.1:2", "m2:7440"]\n')
+    assert faults(error) == ["config.peers[1]: m2:7440 is not a loopback address, which tls.insecure demands"]
+
+
+def test_settings_of_another_manager_are_checked_without_its_files() -> None:
+    text = '[manager]\nname = "m9"\n[tls]\nca = "/nowhere"\n[config]\nwriter = "m9"\nchecks = ["/nowhere/lint"]\n'
+    assert managerd.settings.check_document(text.encode()) == []
+    (fault,) = managerd.settings.check_document(text.replace("m9", "M 9", 1).encode())
+    assert fault[0] == 2
+    assert managerd.settings.check_document(b"[manager\n")[0][0] == 1
