@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import grpc.aio
+
 from jlogd.attach.messages import Report
 from jlogd.confrepo.model import Commit, CommitId, File, Revision, Serial
 from jlogd.confrepo.repository import MAIN, Repository
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.clock import SYSTEM, Clock
-from jlogd.runtime.rpc import TlsFiles
+from jlogd.runtime.errors import JlogdError
+from jlogd.runtime.rpc import TlsFiles, call_error
 from managerd.ecconfigd.conductor import Conductor
 from managerd.ecconfigd.nodes import NODES_FILE, Registry
 from managerd.ecconfigd.receiving import ReplicaReceiver
@@ -22,6 +25,7 @@ from managerd.ecconfigd.service import ConfigService, Parts
 from managerd.ecconfigd.signers import Signers
 from managerd.ecconfigd.store import Store
 from managerd.ecconfigd.targets import Targets
+from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
 from tests.support.serving import DEADLINE_S, channel, served
 
@@ -183,3 +187,36 @@ class Hosted:
                 registry.report(name, said)
 
         self.do(change())
+
+
+# ---------------------------------------------------------------------- what a client sees
+
+
+async def error_of(call: Any) -> JlogdError:
+    """The error that a call ends with, whether it streams or not."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return call_error(error, "m1")
+    raise AssertionError("the call did not fail")
+
+
+async def tree(stub: Any, **request: Any) -> tuple[pb.Revision, dict[str, tuple[int, bytes]]]:
+    """A tree's revision and files: path → mode, content."""
+    call = stub.Tree(pb.TreeRequest(**request))
+    revision, files, at = pb.Revision(), {}, ""
+    async for answer in call:
+        kind = answer.WhichOneof("message")
+        if kind == "revision":
+            revision = answer.revision
+        elif kind == "entry":
+            at, size = answer.entry.path, answer.entry.size
+            files[at] = (answer.entry.mode, b"")
+            assert size == 0 or request.get("names_only") is None
+        else:
+            files[at] = (files[at][0], files[at][1] + answer.piece)
+    return revision, files

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import pytest
 
 from jlogd.confrepo.model import FILE_BYTES_MAX, REGULAR
@@ -17,13 +16,13 @@ from jlogd.runtime.errors import (
     UnavailableError,
     UsageError,
 )
-from jlogd.runtime.rpc import TlsFiles, call_error
+from jlogd.runtime.rpc import TlsFiles
 from managerd import pki
 from managerd.ecconfigd import calls, committing
 from managerd.ecconfigd.committing import Room
 from managerd.v1 import config_pb2 as pb
 from tests.support import certificates
-from tests.support.config_service import serving
+from tests.support.config_service import error_of, serving
 from tests.support.serving import run
 
 Outcome = pb.CommitResponse
@@ -36,14 +35,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
     for role, name in (("manager", "m1"), ("manager", "m2"), ("operator", "alice"), ("node", "web1")):
         pki.issue(role, name, home)  # type: ignore[arg-type]
     return {name: certificates.files(home, name) for name in ("m1", "m2", "alice", "web1")}
-
-
-async def error_of(call: Any) -> JlogdError:
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return call_error(error, "m1")
-    raise AssertionError("the call did not fail")
 
 
 def requests(texts: dict[str, bytes], *, sizes: dict[str, int] | None = None, piece: int = 1 << 20, **header: Any) \
