@@ -14,6 +14,7 @@ import re
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,23 +24,16 @@ from jlogd.confrepo.model import Fault
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import SettingsError, StorageError
 from managerd.ecconfigd.candidate import Candidate
+from managerd.ecconfigd.check_child import CANNOT_RUN
 from managerd.ecconfigd.checkout import Checkout
 
 log = logging.getLogger(__name__)
 
 OUTPUT_MAX: Final = 64 << 10  # bytes of one check
 TEXT_MAX: Final = 1000  # characters of one fault
-FILES_MAX: Final = 1024  # open at once
-FILE_BYTES_MAX: Final = 64 << 20  # of a file that a check writes
 CPU_SLACK_S: Final = 2.0  # above the time it has: by then it was killed
-CANNOT_RUN: Final = {126, 127}  # sh(1): not executable, not found
 
-# Limits are set by the child itself: for another user's process we would need a capability that units take away.
-# ulimit -f counts blocks of 512 bytes.
-_LIMITED: Final = (
-    f'ulimit -c 0 && ulimit -t "$1" && ulimit -n {FILES_MAX} && ulimit -f {FILE_BYTES_MAX // 512} && shift && exec "$@"'
-)
-
+_CHILD: Final = Path(__file__).with_name("check_child.py")
 _FAULT: Final = re.compile(r"(?P<path>[^:\n]+):(?P<line>[0-9]{1,9}): ?(?P<problem>.+)")
 
 
@@ -87,21 +81,19 @@ class Checks:
             _kill(process)
         if why:
             return [Fault("", 0, f"check {program.name}: {why}")]
-        if process.returncode in CANNOT_RUN:
+        if process.returncode == CANNOT_RUN:
             why = output.decode(errors="replace").strip()[:TEXT_MAX] or "not found, or not permitted"
             raise StorageError(f"check {program} cannot be run: {why}")
         return faults_of(program.name, output, tree) if process.returncode else []
 
     def _start(self, program: Path, tree: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         user, cpu_s = self._user, int(self._timeout_s + CPU_SLACK_S)
+        ids = (user.pw_uid, user.pw_gid) if user is not None else (-1, -1)
         try:
             return subprocess.Popen(
-                ["/bin/sh", "-c", _LIMITED, "sh", str(cpu_s), program, tree],
+                [sys.executable, "-I", "-S", _CHILD, *map(str, ids), str(cpu_s), program, tree],
                 cwd=tree, env=environment, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                user=user.pw_uid if user is not None else None,
-                group=user.pw_gid if user is not None else None,
-                extra_groups=() if user is not None else None,
             )  # fmt: skip
         except (OSError, ValueError) as error:  # ValueError: a NUL in the message
             raise StorageError(f"check {program} cannot be run: {error}") from error

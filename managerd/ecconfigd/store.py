@@ -90,7 +90,7 @@ class Store:
         try:
             await self._loop.run_in_executor(self._owner, self._open)
         except BaseException:
-            self._owner.shutdown(wait=False)
+            self._owner.shutdown(wait=True)  # it has nothing to do any more
             self._judge.close()
             raise
         self._state = self._seen

@@ -12,7 +12,7 @@ import pytest
 from jlogd.confrepo.model import EXECUTABLE, SYMLINK, Fault, File
 from jlogd.confrepo.repository import Repository
 from jlogd.runtime.errors import SettingsError, StorageError
-from managerd.ecconfigd import checks as module
+from managerd.ecconfigd import check_child
 from managerd.ecconfigd.candidate import Candidate
 from managerd.ecconfigd.checks import Checks, faults_of
 from tests.support.revisions import commit
@@ -165,7 +165,7 @@ def test_a_check_that_eats_is_limited(repository: Repository, make: Make, place:
     room.mkdir()
     room.chmod(0o777)
     run(make(f"dd if=/dev/zero of={room}/big bs=1M count=80 2>/dev/null; exit 0"), candidate(repository))
-    assert (room / "big").stat().st_size <= module.FILE_BYTES_MAX
+    assert (room / "big").stat().st_size <= check_child.FILE_BYTES_MAX
 
 
 def test_a_program_that_is_not_there_is_no_fault_of_the_commit(repository: Repository, make: Make, place: Path) -> None:
