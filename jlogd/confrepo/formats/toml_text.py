@@ -60,8 +60,9 @@ def _fault(text: str, message: str) -> SyntaxFault:
     place = _PLACE.search(message)
     problem = message[: place.start()] if place else message
     last = text.rstrip("\n").count("\n") + 1
-    line = min(int(place[1]), last) if place and place[1] else last
-    if problem == "Cannot overwrite a value":  # the place is behind the value, which may have many lines
+    told = int(place[1]) if place and place[1] else 0
+    line = min(told or last, last)
+    if not told or problem == "Cannot overwrite a value":  # behind a value that may have many lines, or is not closed
         line = _statement_line(text, line)
     return SyntaxFault(line, problem)
 

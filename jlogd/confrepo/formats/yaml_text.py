@@ -35,7 +35,8 @@ _OCTAL_HEX = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _INF_NAN = re.compile(r"([-+]?)\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 # Plain text that YAML 1.1 readers, which are most, take for a bool, number or date.
-OTHERWISE_READ = re.compile(r"(?i:y|n|yes|no|on|off)|[-+.0-9][0-9A-Za-z_:.+ -]*|=")
+OTHERWISE_READ = re.compile(r"(?i:y|n|yes|no|on|off)|[-+.]{0,2}[0-9][0-9A-Za-z_:.+ -]*|=")
+_BEYOND_UNICODE = re.compile(r"\\U(?!000|0010)[0-9a-fA-F]{8}")
 
 _MERGE: Final = object()  # the key <<
 _ODD: Final = object()  # a key that plain values cannot have
@@ -68,36 +69,47 @@ def locate(text: str) -> dict[KeyPath, int]:
 def read(text: str) -> Reading:
     """Every document of ``text``. SyntaxFault."""
     builder = _Builder()
-    for event in _events(text):
-        builder.take(event)
+    try:
+        for event in _events(text):
+            builder.take(event)
+    except _EndsTooEarly as fault:
+        raise SyntaxFault(builder.open_line() or fault.line, fault.problem) from None
     return builder.reading
 
 
+class _EndsTooEarly(SyntaxFault):
+    """Something is never closed; it is wrong where it begins, not at the end of the file."""
+
+
 def _events(text: str) -> Iterator[Any]:
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415 - 5 MB that most nodes never need
-    from ruamel.yaml.loader import SafeLoader  # noqa: PLC0415 - as above
+    from ruamel.yaml import YAML  # noqa: PLC0415 - 5 MB that most nodes never need
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415 - as above
     from ruamel.yaml.reader import ReaderError  # noqa: PLC0415 - as above
 
     if len(text) > YAML_BYTES_MAX:
         raise SyntaxFault(0, f"YAML of more than {YAML_BYTES_MAX >> 20} MiB is not read: split the file, or use JSON")
     try:
-        loader = SafeLoader(text)
-        while loader.check_event():
-            yield loader.get_event()
+        yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
-        raise SyntaxFault(_marked_line(error), _problem(error)) from None
+        raise _marked(error) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SyntaxFault(line, f"the character U+{int(error.character):04X} is not allowed in YAML") from None
+    except (ValueError, OverflowError):  # the library asks for a character that there is not
+        found = _BEYOND_UNICODE.search(text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 0
+        raise SyntaxFault(line, "an escape beyond U+10FFFF") from None
     except YAMLError as error:
         raise SyntaxFault(0, str(error).partition("\n")[0]) from None
 
 
-def _marked_line(error: Any) -> int:
-    """What is never closed is wrong where it begins, not at the end of the file."""
-    unclosed = error.context_mark is not None and "end of stream" in str(error.problem)
-    mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-    return int(mark.line) + 1 if mark is not None else 0
+def _marked(error: Any) -> SyntaxFault:
+    """The library's error, a mark of which counts lines from 0."""
+    problem = _problem(error)
+    began, met = (mark.line + 1 if mark is not None else 0 for mark in (error.context_mark, error.problem_mark))
+    if "end of stream" not in problem and "stream end" not in problem:
+        return SyntaxFault(met or began, problem)
+    return SyntaxFault(began, problem) if 0 < began < met else _EndsTooEarly(met or began, problem)
 
 
 def _problem(error: Any) -> str:
@@ -152,6 +164,10 @@ class _Builder:
             self._anchors.clear()
             if event.version or event.tags:
                 self.reading.odd = "a %YAML or %TAG directive"
+
+    def open_line(self) -> int:
+        """Where the innermost map or list begins that is still open; 0: none is."""
+        return self._frames[-1].line if self._frames else 0
 
     def _open(self, event: Any, line: int, *, is_map: bool) -> None:
         if event.tag is not None and event.tag not in {"!", _TAG + ("map" if is_map else "seq")}:
