@@ -74,13 +74,15 @@ Changes = Mapping[str, File | None]  # path → new file, None = deleted
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """Why a commit is refused. ``line`` from 1; 0 = the whole file. ``path`` is in the repository."""
+    """Why a commit is refused. ``line`` from 1; 0 = the whole file. ``path`` is in the repository; "" = all of it."""
 
     path: str
     line: int
     problem: str
 
     def __str__(self) -> str:
+        if not self.path:
+            return self.problem
         return f"{self.path}:{self.line}: {self.problem}" if self.line else f"{self.path}: {self.problem}"
 
 

@@ -6,7 +6,7 @@ Invariant: until the last step nothing of it is visible, and that step is one co
 objects that nobody names.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
@@ -74,12 +74,12 @@ class Committer:
             return self._without_revision(settling, head, dry_run=request.dry_run)
         permit("commit", candidate.changes)
         made = Prepared(author, message, tuple(candidate.changes), tuple(request.settles), merged=base != head)
-        return self._judged(request, candidate, made, settling)
-
-    def _judged(self, request: CommitRequest, candidate: Candidate, made: Prepared, settling: Updates) -> Result:
-        faults = self._judge(candidate, made.author, made.message)
+        faults = self._judge(candidate, author, message)
         if faults:
-            return Result(Outcome.REFUSED, faults=faults, merged=made.merged)
+            return Result(Outcome.REFUSED, faults=permit.shown(faults, candidate.changes), merged=made.merged)
+        return self._accept(request, candidate, made, settling)
+
+    def _accept(self, request: CommitRequest, candidate: Candidate, made: Prepared, settling: Updates) -> Result:
         if request.dry_run:
             return Result(Outcome.GOOD, paths=made.paths, merged=made.merged)
         draft = self._draft(candidate, made.author, made.message)
@@ -232,7 +232,7 @@ class Committer:
 
 
 class _Permit:
-    """Asks the rules about many paths."""
+    """Asks the rules about many paths, for one author."""
 
     def __init__(self, rules: Rules, author: str, scope: Scope | None) -> None:
         self._rules = rules
@@ -246,6 +246,15 @@ class _Permit:
         if refused:
             more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
             raise NotPermittedError(f"{self._author} may not {right} {refused[0]}{more}: see global/access.toml")
+
+    def shown(self, faults: Sequence[Fault], own: Container[str]) -> list[Fault]:
+        """The faults, without the words of those in others' files that the author may not read: they tell values."""
+        may = self._rules.judge(self._author, "read", self._scope)
+        return [f if not f.path or f.path in own or may(f.path) else _veiled(f) for f in faults]
+
+
+def _veiled(fault: Fault) -> Fault:
+    return Fault(fault.path, fault.line, "is not valid together with this change (you may not read the file)")
 
 
 def _conflict(conflicts: Sequence[Conflict], permit: _Permit) -> Result:

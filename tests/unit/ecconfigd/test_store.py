@@ -239,6 +239,22 @@ def test_rights_of_head_decide_about_each_changed_path(tmp_path: Path) -> None:
     run(test())
 
 
+def test_faults_tell_nothing_of_files_that_one_may_not_read(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as store:
+            rules = RULES.replace('paths = ["web/**"]', 'paths = ["web/**", "schemas/**"]')
+            await make(store, put("web/web1/a.toml", 'hidden = "value"\n'), put(ACCESS_FILE, rules))
+            strict = put("schemas/a.toml.json", '{"properties": {"hidden": {"type": "integer"}}}')
+            seen = await make(store, strict, dry_run=True)
+            assert [fault.line for fault in seen.faults] == [1]
+            assert "value" in seen.faults[0].problem
+            veiled = await make(store, strict, author="operator:bob")
+            assert [(fault.path, fault.line) for fault in veiled.faults] == [("web/web1/a.toml", 1)]
+            assert "value" not in veiled.faults[0].problem
+
+    run(test())
+
+
 def test_a_node_commits_what_it_runs_and_nothing_else(tmp_path: Path) -> None:
     async def test() -> None:
         async with opened(tmp_path) as store:
