@@ -107,7 +107,7 @@ class Committer:
 
     # ------------------------------------------------------------------ asked by replication and import
 
-    def replay(self, commit_id: CommitId, left_out: AbstractSet[str], note: str) -> Result:
+    def replay(self, commit_id: CommitId, left_out: AbstractSet[str], note: str, marks: Updates) -> Result:
         """See ``Store.replay``."""
         repository = self._repository
         original = repository.commit(commit_id)
@@ -120,6 +120,7 @@ class Committer:
         if conflicts:
             return Result(Outcome.CONFLICT, conflicts=conflicts)
         if not candidate.changes:
+            repository.advance(marks)
             return Result(Outcome.NOTHING, commit=repository.head())
         message = _cut(f"{original.message.rstrip()}\n\n{note}: r{original.revision} {original.id}")
         faults = self._judge(candidate, original.author, message)
@@ -127,7 +128,7 @@ class Committer:
             return Result(Outcome.REFUSED, faults=faults)
         draft = self._draft(candidate, original.author, message)
         made = Prepared(original.author, message, tuple(candidate.changes))
-        return self._store(draft, made, self._signer.sign(draft.content), {})
+        return self._store(draft, made, self._signer.sign(draft.content), marks)
 
     def adopt(self, tip: CommitId) -> Result:
         """See ``Store.adopt``."""

@@ -28,7 +28,7 @@ from jlogd.runtime.rpc import TlsFiles
 from managerd.ecconfigd.access import Rules
 from managerd.ecconfigd.change import CommitRequest, Outcome, Result
 from managerd.ecconfigd.checks import Checks
-from managerd.ecconfigd.committer import Committer, Hold
+from managerd.ecconfigd.committer import Committer, Hold, Updates
 from managerd.ecconfigd.judge import Judge
 from managerd.ecconfigd.signer import Signer
 
@@ -152,13 +152,16 @@ class Store:
         self._require_writer()
         return await self._commit(lambda _: self._committer.publish(prepared, signature, author))
 
-    async def replay(self, commit: CommitId, left_out: AbstractSet[str], *, note: str) -> Result:
+    async def replay(
+        self, commit: CommitId, left_out: AbstractSet[str], *, note: str, marks: Updates | None = None
+    ) -> Result:
         """Commit again what ``commit`` changed against its parent, without ``left_out``, three-way onto head.
 
         Author and message stay; ``note`` and the original's id are added; signed by this manager. No rights count.
+        ``marks``: refs that move right after main, also when it changes nothing.
         """
         self._require_writer()
-        return await self._commit(lambda _: self._committer.replay(commit, left_out, note))
+        return await self._commit(lambda _: self._committer.replay(commit, left_out, note, marks or {}))
 
     async def adopt(self, tip: CommitId) -> Result:
         """Make ``tip``, whose line continues head and is in the object store, the head, after validation."""
@@ -175,9 +178,18 @@ class Store:
         """Enough managers have ``revision``. Only ever forward."""
         await self.write(lambda repository: _confirm(repository, revision))
 
-    async def refresh(self, confirmed: Revision) -> None:
-        """The writer moved our refs, and says that ``confirmed`` is what enough managers have."""
-        await self.write(lambda repository: _confirm(repository, confirmed))
+    async def refresh(self, confirmed: Revision, take: Callable[[Repository], None] | None = None) -> None:
+        """The writer moves our refs by ``take``, and says that ``confirmed`` is what enough managers have.
+
+        Nobody here sees the one without the other.
+        """
+
+        def follow(repository: Repository) -> None:
+            if take is not None:
+                take(repository)
+            _confirm(repository, confirmed)
+
+        await self.write(follow)
 
     # ------------------------------------------------------------------ the owner thread
 
@@ -301,8 +313,8 @@ def _confirm(repository: Repository, revision: Revision) -> None:
     """Move the ref to ``revision``, or to head when that is older; never back on the present line."""
     refs = repository.refs()
     head, old = repository.head(), _confirmed(repository, refs)
-    if head is None:
-        return
-    wanted = Revision(min(revision, head.revision))
+    wanted = Revision(min(revision, head.revision if head is not None else 0))
     if wanted > (old.revision if old is not None else 0):
         repository.advance({CONFIRMED: (refs.get(CONFIRMED), repository.at(wanted).id)})
+    elif old is None and CONFIRMED in refs:  # of a line that was left
+        repository.advance({CONFIRMED: (refs[CONFIRMED], None)})

@@ -154,8 +154,8 @@ def take(repository: Repository, before: Picture | None = None) -> Picture | Non
     """The picture of the present refs; None while nothing is confirmed. In any thread."""
     refs = repository.refs()
     root, confirmed_id = repository.root(), refs.get(CONFIRMED)
-    if root is None or confirmed_id is None:
-        return None
+    if root is None or confirmed_id is None or not repository.on_main(confirmed_id):
+        return None  # the last: of a line that was just left for the writer's
     confirmed = repository.commit(confirmed_id)
     line = holding.load(repository, refs.get(ROLLOUT))
     document = line.document
