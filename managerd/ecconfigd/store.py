@@ -153,7 +153,7 @@ class Store:
         return await self._commit(lambda _: self._committer.publish(prepared, signature, author))
 
     async def replay(
-        self, commit: CommitId, left_out: AbstractSet[str], *, note: str, marks: Updates | None = None
+        self, commit: CommitId, left_out: AbstractSet[str], *, note: str, marks: "Updates | None" = None
     ) -> Result:
         """Commit again what ``commit`` changed against its parent, without ``left_out``, three-way onto head.
 
