@@ -153,7 +153,7 @@ class Decider:
             self.memory = replace(memory, trial=trial)
             why = f"jlogd was started {trial.attempts} times while it was not confirmed"
             return self._go_back(why, doubtful=False)
-        return self._activate(replace(trial, attempts=trial.attempts + 1))
+        return self._activate(replace(trial, attempts=trial.attempts + 1), first=False)
 
     def step(self, event: Event, now_s: float, now_ns: int) -> list[Effect]:
         """One event in, effects out, in the order in which they must happen."""
@@ -274,12 +274,13 @@ class Decider:
 
     # ------------------------------------------------------------------ APPLYING, UNCONFIRMED
 
-    def _activate(self, trial: Trial) -> list[Effect]:
+    def _activate(self, trial: Trial, *, first: bool = True) -> list[Effect]:
+        """``first``: nothing is swapped that is not remembered."""
         self.phase = Phase.APPLYING
         old = self.memory.running
         self.memory = replace(self.memory, trial=trial)
         self.memory = self.memory.told("pending", trial.point, trial.serial, "", self._now_ns)
-        return [Remember(first=True), Activate(trial, old)]
+        return [Remember(first), Activate(trial, old)]
 
     def _activated(self, event: Activated) -> list[Effect]:
         trial = self._the_trial()
