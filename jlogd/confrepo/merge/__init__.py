@@ -143,33 +143,43 @@ def merge_changes(
     """
     changes: dict[str, m.File | None] = {}
     conflicts: dict[str, m.Conflict] = {}
+    there_is: dict[str, bool] = {}
     for path, file in mine.items():
         there = theirs(path)
+        there_is[path] = there is not None
         merged = merge_file(path, base(path), file, there)
         if merged.conflict is not None:
             conflicts[path] = merged.conflict
         elif merged.file != there:
             changes[path] = merged.file
-    while found := _clashing(changes, theirs, below):
-        for path in found:
-            changes.pop(path)
-            conflicts[path] = _conflict(path, (), base(path), mine[path], theirs(path))
+    for path in _clashing(changes, there_is, theirs, below):
+        changes.pop(path)
+        conflicts[path] = _conflict(path, (), base(path), mine[path], theirs(path))
     return changes, [conflicts[path] for path in sorted(conflicts)]
 
 
-def _clashing(changes: m.Changes, theirs: Lookup, below: Callable[[str], Iterable[str]] | None) -> set[str]:
-    """Changes that would make a path both a file and a directory, and the deletions that were to make room for them."""
-    files: dict[str, bool] = {}  # path → is a file then
+def _clashing(
+    changes: m.Changes,
+    there_is: dict[str, bool],
+    theirs: Lookup,
+    below: Callable[[str], Iterable[str]] | None,
+) -> set[str]:
+    """Changes that would make a path both a file and a directory, and the deletions that were to make room for them.
+
+    ``there_is``: whether theirs has a file at a path, as far as it is known; what else is asked for is added.
+    """
     found: set[str] = set()
     for path, file in changes.items():
         if file is None:
             continue
         for parent in _parents(path):
-            if parent not in files:
-                files[parent] = (changes[parent] if parent in changes else theirs(parent)) is not None
-            if files[parent]:
+            if parent not in there_is:
+                there_is[parent] = theirs(parent) is not None
+            if changes[parent] is not None if parent in changes else there_is[parent]:
                 found.add(path)
-        inner = [each for each in below(path) if each.startswith(path + "/")] if below is not None else []
+        if below is None or there_is[path]:
+            continue
+        inner = [each for each in below(path) if each.startswith(path + "/")]
         if any(changes.get(each, file) is not None for each in inner):
             found.add(path)
             found.update(each for each in inner if each in changes)

@@ -257,13 +257,6 @@ def test_a_directory_that_became_a_file_stays_when_theirs_put_something_into_it(
     assert changes(base, {"x/a": None, "x/b": None, "x": b"1"}, base) == ({"x/a": None, "x/b": None, "x": b"1"}, [])
 
 
-def test_what_is_held_back_can_hold_back_more() -> None:
-    """As x cannot become a file, x/a stays one, and nothing can be put below it."""
-    base = {"x/a": b"1"}
-    mine = {"x/a": None, "x": b"1", "x/a/b": b"1"}
-    assert changes(base, mine, {**base, "x/c": b"1"}) == ({}, ["x", "x/a", "x/a/b"])
-
-
 # ---------------------------------------------------------------------- differences
 
 
