@@ -267,9 +267,9 @@ def _load_with_force(repository: Repository) -> tuple[Line, bool]:
 
 
 def _settled(repository: Repository, before: Document, after: Document) -> Document:
-    """What is held back when a rollout has brought its revision to everyone: perhaps newer ones."""
-    rollout, held = after.rollout, before.held
-    if rollout is None or held is None or rollout.state != "done":
+    """What is held back when a rollout is over: newer revisions, or, if it did not end well, the same."""
+    rollout, held = after.rollout, holding.in_force(repository, before)
+    if rollout is None or held is None or rollout.active:
         return after
     return core.settle(after, holding.rest(repository, rollout, held))
 

@@ -117,16 +117,16 @@ def hold(repository: Repository, commit: Commit, paths: Sequence[str]) -> str | 
 
 
 def rest(repository: Repository, rollout: Rollout, held: Held) -> Held | None:
-    """What stays held back when ``rollout`` is done, and its target is the baseline."""
+    """What is held back from now on, when ``rollout`` is over: its target is the baseline if it ended well."""
     head = repository.head()
-    if head is None or head.revision <= rollout.target.revision:
+    base = rollout.target if rollout.state == "done" else held.baseline
+    if head is None or head.revision <= base.revision:
         return None
-    target = repository.commit(rollout.target.id)
-    policy = policy_of(repository, head)
-    patterns = policy.required(_changed(repository, target, head), held.patterns)
-    first = repository.at(Revision(target.revision + 1))
+    changed = _changed(repository, repository.commit(base.id), head)
+    patterns = policy_of(repository, head).required(changed, held.patterns)
+    first = repository.at(Revision(base.revision + 1))
     free = None if patterns else Point(head.revision, head.id)
-    return Held(Point(first.revision, first.id), rollout.target, patterns or held.patterns, free)
+    return Held(Point(first.revision, first.id), base, tuple(sorted({*held.patterns, *patterns})), free)
 
 
 def _begin(repository: Repository, line: Line, head: Commit, commit: Commit, patterns: tuple[str, ...]) -> str | None:

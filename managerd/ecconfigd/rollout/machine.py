@@ -90,7 +90,9 @@ def start(document: Document, plan: Plan, fleet: Fleet, *, serial: Serial, now_n
         serial=serial,
         since_ns=now_ns,
     )
-    return replace(document, rollout=_enter(rollout, 0, fleet, now_ns))
+    # While it is active everything newer is held back; what is free is decided again when it is over.
+    held = replace(document.held, free=None) if document.held else None
+    return Document(held, _enter(rollout, 0, fleet, now_ns))
 
 
 def order(document: Document, what: Order, author: str, now_ns: int) -> Document:
@@ -118,7 +120,7 @@ def void(document: Document, now_ns: int) -> Document:
 
 
 def settle(document: Document, held: Held | None) -> Document:
-    """After a rollout is done: what of the newer revisions is held back now."""
+    """After a rollout is over: what is held back from now on."""
     return replace(document, held=held)
 
 
