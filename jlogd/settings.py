@@ -57,11 +57,11 @@ def _command(value: object) -> object:
     words = value
     if isinstance(value, str):
         words = shlex.split(value)  # ValueError names an unclosed quote
-    if isinstance(words, list) and not (words and all(isinstance(word, str) for word in words) and words[0]):
-        raise ValueError(f"not a command: {value!r}")
-    if "\0" in "".join(words if isinstance(words, list) else ()):
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words) and words[0]):
+        raise ValueError(f"not a command: {value!r}; give a text or an array of words")
+    if "\0" in "".join(words):
         raise ValueError("a command has no NUL")
-    return tuple(value) if isinstance(value, list) else value
+    return value if isinstance(value, str) else tuple(words)
 
 
 class NodeSettings(Section):
@@ -350,9 +350,21 @@ class _Overlaid:
         if place[:1] == ("manager",) and len(place) > 1 and self._managers and isinstance(place[1], int):
             document, number = self._managers[place[1]]
             return document.where(("manager", number, *place[2:]))
-        ours = place[:1] and place[0] not in _BOOT_ONLY and place[0] in self._over.tables
-        over = ours and self._over.depth(place) >= self._boot.depth(place)
+        over = bool(place) and place[0] not in _BOOT_ONLY and self._is_over(place)
         return (self._over if over else self._boot).where(place)
+
+    def _is_over(self, place: toml.Path) -> bool:
+        """Whether the overlay decides about what stands there: by a value, or by a list that replaces it whole."""
+        over: Any = self._over.tables
+        boot: Any = self._boot.tables
+        for part in place:
+            if not isinstance(over, dict):
+                return True
+            boot = boot.get(part) if isinstance(boot, dict) else None
+            if part not in over:
+                return boot is None
+            over = over[part]
+        return True
 
     def _merge_managers(self, boot: list[Any], over: list[Any]) -> list[Any]:
         """The boot file's first one, then the overlay's others."""

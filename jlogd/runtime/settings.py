@@ -223,10 +223,6 @@ class Parsed:
         """``Where`` of a document that is one file."""
         return self.name, _line(self.lines, place), place
 
-    def depth(self, place: toml.Path) -> int:
-        """How much of ``place`` stands in this document."""
-        return next((depth for depth in range(len(place), 0, -1) if place[:depth] in self.lines), 0)
-
 
 def load(model: type[_Model], path: Path) -> _Model:
     """Read the TOML file ``path`` as ``model``. ``SettingsError`` has every fault, in the file's order."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import jlogd.runtime.names
 import jlogd.settings
 import managerd.settings
 from jlogd.runtime.addresses import Address
@@ -205,3 +206,186 @@ def test_settings_of_another_manager_are_checked_without_its_files() -> None:
     (fault,) = managerd.settings.check_document(text.replace("m9", "M 9", 1).encode())
     assert fault[0] == 2
     assert managerd.settings.check_document(b"[manager\n")[0][0] == 1
+
+
+# ---------------------------------------------------------------------- [config] and the overlay
+
+
+BOOT = f"""{TLS}
+[node]
+name = "n1"
+spool = "spool"
+[config]
+reload = "systemctl reload 'my app'"
+[journal]
+codec = "none"
+sync = "os"
+[journals.a]
+sync = "batch"
+[[tail]]
+journal = "a"
+paths = ["boot.log"]
+[[manager]]
+address = "m1:7440"
+subscriber = "m1"
+[[manager]]
+address = "m2:7440"
+subscriber = "m2"
+"""
+
+
+def overlaid(home: Path, text: str, boot: str = BOOT) -> jlogd.settings.AgentSettings:
+    (home / "jlogd.toml").write_text(boot)
+    (home / "view").mkdir(exist_ok=True)
+    (home / "view/jlogd.toml").write_text(text)
+    return jlogd.settings.load(home / "jlogd.toml", home / "view/jlogd.toml")
+
+
+def test_sections_of_the_overlay_merge_over_the_boot_file_s(home: Path) -> None:
+    """Key by key; relative paths are relative to the file that they stand in; [[tail]] is replaced whole."""
+    settings = overlaid(
+        home,
+        """
+        [journal]
+        codec = "zstd"
+        [journals.a]
+        segment_age = "2h"
+        [[tail]]
+        journal = "a"
+        paths = ["*.log", "/abs/x"]
+        exclude = ["*.gz", "d/no.log"]
+        """,
+    )
+    options = settings.journal_options("a")
+    assert (options.codec, options.sync, options.segment_age_s) == ("zstd", "batch", 7200)
+    assert settings.journal.sync == "os"
+    assert [tail.paths for tail in settings.tail] == [(f"{home}/view/*.log", "/abs/x")]
+    assert settings.tail[0].exclude == ("*.gz", f"{home}/view/d/no.log")
+    assert [link.subscriber for link in settings.manager] == ["m1", "m2"]
+    assert overlaid(home, "").tail[0].paths == (f"{home}/boot.log",)
+
+
+def test_the_boot_file_s_node_tls_config_and_first_manager_always_win(home: Path) -> None:
+    settings = overlaid(
+        home,
+        """
+        [node]
+        name = "other"
+        spool = "/elsewhere"
+        [tls]
+        insecure = true
+        [config]
+        local = "theirs"
+        [[manager]]
+        address = "m3:7440"
+        subscriber = "m3"
+        [[manager]]
+        address = "bad:1"
+        subscriber = "m1"
+        [[manager]]
+        address = "m1:7440"
+        subscriber = "m9"
+        """,
+    )
+    assert (settings.node.name, settings.node.spool, settings.tls.insecure) == ("n1", home / "spool", False)
+    assert settings.config is not None
+    assert (settings.config.local, settings.config.reload_argv) == ("keep", ("systemctl", "reload", "my app"))
+    assert [str(link.address) for link in settings.manager] == ["m1:7440", "m3:7440"]
+
+
+def test_faults_name_the_file_and_line_that_they_come_from(home: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        overlaid(
+            home,
+            '[journal]\ncodec = "zip"\n[http]\nlisen = "x"\n[[manager]]\naddress = "m1:7440"\nsubscriber = "m1"\n'
+            '[[manager]]\naddress = "m3"\nsubscriber = "m3"\n[[tail]]\njournal = "b"\n',
+            BOOT.replace('sync = "os"', 'sync = "so"'),
+        )
+    found = [fault.replace(str(home), "") for fault in error.value.faults]
+    assert [fault.split(": ")[:2] for fault in found] == [
+        ["/jlogd.toml:13", "journal.sync"],
+        ["/view/jlogd.toml:2", "journal.codec"],
+        ["/view/jlogd.toml:4", "http.lisen"],
+        ["/view/jlogd.toml:9", "manager[1].address"],
+        ["/view/jlogd.toml:11", "tail[0].paths"],
+    ]
+    with pytest.raises(SettingsError, match=r"/view/jlogd\.toml:2: file: not TOML"):
+        overlaid(home, "a = 1\n[")
+    with pytest.raises(SettingsError, match=r"/view/jlogd\.toml:1: manager: must be an array"):
+        overlaid(home, "manager = 1\n")
+    with pytest.raises(SettingsError, match=r"/jlogd\.toml:14: journals\.a: no \[\[tail\]\] writes to this journal"):
+        overlaid(home, '[[tail]]\njournal = "b"\npaths = ["x"]\n')
+
+
+def test_a_bad_overlay_does_not_count_at_the_start(home: Path) -> None:
+    (home / "jlogd.toml").write_text(BOOT)
+    boot = jlogd.settings.load(home / "jlogd.toml")
+    assert jlogd.settings.load_running(home / "jlogd.toml") == (boot, "")
+    boot.overlay.parent.mkdir(parents=True)
+    boot.overlay.write_text('[journal]\ncodec = "zstd"\n')
+    settings, problem = jlogd.settings.load_running(home / "jlogd.toml")
+    assert (settings.journal.codec, problem) == ("zstd", "")
+    boot.overlay.write_text('[journal]\ncodec = "zip"\n')
+    settings, problem = jlogd.settings.load_running(home / "jlogd.toml")
+    assert settings == boot
+    assert problem.startswith(f"{boot.overlay}:2: journal.codec: ")
+    (home / "jlogd.toml").write_text(BOOT.replace("[config]", "[http]").replace("reload", "#"))
+    assert jlogd.settings.load_running(home / "jlogd.toml")[1] == ""
+
+
+def test_an_overlay_is_checked_for_another_machine(home: Path) -> None:
+    """Types and keys, with lines; files of this machine, and rules that need the boot file, do not count."""
+    good = b"""
+[tls]
+ca = "nowhere.crt"
+[journals.x]
+codec = "none"
+[[manager]]
+address = "m3:7440"
+subscriber = "m3"
+"""
+    assert jlogd.settings.check_overlay(good) == []
+    assert jlogd.settings.check_overlay(b"") == []
+    assert jlogd.settings.check_overlay(b'[journal]\nsync = "so"\n[[tail]]\njournal = "A"\npaths = 3\nx = 1\n') == [
+        (2, "journal.sync: must be 'batch', 'interval' or 'os', not 'so'"),
+        (4, "tail[0].journal: not a name: 'A'; " + jlogd.runtime.names.NAME_RULE),
+        (5, "tail[0].paths: must be an array, not 3"),
+        (6, "tail[0].x: unknown key"),
+    ]
+    for bad, line in ((b"x = \xff", 1), (b"a = 1\nb = ", 2), (b"a = " + b"[" * 10_000, 1)):
+        ((found, problem),) = jlogd.settings.check_overlay(bad)
+        assert (found, problem.startswith("not ")) == (line, True)
+
+
+@pytest.mark.parametrize(
+    ("reload", "argv"),
+    [
+        ('"nginx -s reload"', ("nginx", "-s", "reload")),
+        ("\"sh -c 'a b; c'\"", ("sh", "-c", "a b; c")),
+        ('["a b", "c;d"]', ("a b", "c;d")),
+        ('"my.service"', ("systemctl", "reload-or-restart", "my.service")),
+        ('["./my.service"]', ("./my.service",)),
+    ],
+)
+def test_reload_commands(home: Path, reload: str, argv: tuple[str, ...]) -> None:
+    settings = agent(home, BOOT.replace("\"systemctl reload 'my app'\"", reload))
+    assert settings.config is not None
+    assert settings.config.reload_argv == argv
+
+
+@pytest.mark.parametrize("reload", ['""', "[]", '["a", 1]', '"a \'b"', "7", '["", "x"]', '"a\\u0000b"'])
+def test_no_reload_commands(home: Path, reload: str) -> None:
+    with pytest.raises(SettingsError, match=r"^\S+/jlogd\.toml:10: config\.reload: [^\n]+$"):
+        agent(home, BOOT.replace("\"systemctl reload 'my app'\"", reload))
+
+
+def test_config_needs_a_manager_and_an_authority(home: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        agent(home, '[config]\nkeep_revisions = 0\nconfirm_timeout = "0.5s"\n')
+    assert [fault.split(": ")[0] for fault in faults(error)] == ["config.keep_revisions", "config.confirm_timeout"]
+    with pytest.raises(SettingsError) as error:
+        agent(home, '[tls]\ninsecure = true\n[config]\nsignatures = "require"\n')
+    assert faults(error) == [
+        "config: needs a [[manager]] that has the configuration",
+        "config.signatures: needs tls.ca: the authority of those who sign",
+    ]
