@@ -113,6 +113,7 @@ class ObjectStore:
 
     def _store(self, objects: list[tuple[str, int, bytes]]) -> None:
         with self.storing(), self._changing:
+            self._packs.scan(force=True)  # a pack that git removed is still mapped here, and does not count
             new = [item for item in objects if item[0] not in self]
             self._sync()  # what is here already may be an earlier call's that could not be made durable
             if len(new) > LOOSE_BATCH_MAX:
@@ -123,6 +124,11 @@ class ObjectStore:
     def _sync(self) -> None:
         self._loose.sync()
         self._packs.sync()
+
+    def refresh(self) -> None:
+        """Look at the disk again: what somebody else (``git gc``) removed is not here any more."""
+        with self.storing():
+            self._packs.scan(force=True)
 
     def maintain(self) -> None:
         """Pack loose objects, and packs, once there are many. Safe to be killed at any point. StorageError."""

@@ -55,7 +55,7 @@ _REV: Final = re.compile(r"r(?P<number>\d{1,9})|HEAD(~(?P<back>\d{1,9}))?|(?P<pr
 class Draft:
     """A revision that is not stored yet: add ``objects`` and the sealed ``content``, then advance the ref."""
 
-    objects: tuple[ShaFile, ...]  # blobs and trees that the store does not have
+    objects: tuple[ShaFile, ...]  # blobs and trees along the changed paths; ``add`` skips what is there
     content: bytes  # of the commit object, unsigned
     tree: m.ObjectId
     parent: m.CommitId | None
@@ -249,6 +249,7 @@ class Repository:
         a prefix. Readers here see all or, after an error, those that are on the disk.
         """
         with self._advancing:
+            self.store.refresh()
             for name, (expected, new) in updates.items():
                 self._check(name, expected, new)
             main = updates[MAIN][1] if MAIN in updates else self._refs.get(MAIN)

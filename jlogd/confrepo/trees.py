@@ -106,8 +106,9 @@ class _Node:
 
 
 def edit(store: ObjectStore, tree_id: str | None, changes: m.Changes) -> tuple[m.ObjectId, list[ShaFile]]:
-    """The tree with the changes made, and the objects that the store does not have yet. RefusedError.
+    """The tree with the changes made, and the blobs and trees along the changed paths. RefusedError.
 
+    Some of them may be stored already: that is for ``ObjectStore.add`` to see, at the moment when it counts.
     A deletion of what is not there, or of a directory, changes nothing; directories end with their last file.
     """
     top = _Node()
@@ -120,7 +121,7 @@ def edit(store: ObjectStore, tree_id: str | None, changes: m.Changes) -> tuple[m
     entry = _rebuild(store, m.Entry(DIRECTORY, m.ObjectId(tree_id)) if tree_id else None, top, made, "")
     if entry is None:
         entry = _new_tree({}, made, "")
-    return entry.id, [item for name, item in made.items() if name.decode() not in store]
+    return entry.id, list(made.values())
 
 
 def _rebuild(

@@ -8,7 +8,7 @@ import pytest
 from dulwich.objects import Blob, ShaFile, Tree
 from dulwich.objects import Commit as GitCommit
 
-from jlogd.confrepo import line
+from jlogd.confrepo import line, scope, trees
 from jlogd.confrepo.commits import compose, parse_commit, with_signature, without_signature
 from jlogd.confrepo.model import EXECUTABLE, SYMLINK, Commit, CommitId, Entry, File, ObjectId, Revision, Scope
 from jlogd.confrepo.objects import ObjectStore
@@ -316,11 +316,25 @@ def test_what_cannot_be_a_tree_is_refused(repo: Repository, three: list[Commit],
         repo.draft(three[2], changes, author="operator:a", message="x", time_s=NOON)
 
 
-def test_a_draft_brings_only_what_is_new(repo: Repository, three: list[Commit]) -> None:
-    draft = repo.draft(three[2], put("global/new", "b"), author="operator:bob", message="m", time_s=NOON)
-    assert sorted(item.type_name for item in draft.objects) == [b"tree", b"tree"]  # the blob is that of web/default/b
+def test_a_draft_brings_what_is_along_the_changed_paths_and_stores_nothing(
+    repo: Repository, three: list[Commit]
+) -> None:
+    before = sorted(path for path in repo.path.rglob("*") if path.is_file())
+    draft = repo.draft(three[2], put("global/new", "n"), author="operator:bob", message="m", time_s=NOON)
+    assert sorted(item.type_name for item in draft.objects) == [b"blob", b"tree", b"tree"]
     assert (draft.revision, draft.parent, draft.empty) == (4, three[2].id, False)
     assert repo.head() == three[2]
+    assert sorted(path for path in repo.path.rglob("*") if path.is_file()) == before
+
+
+def test_what_git_pruned_is_stored_again(repo: Repository, three: list[Commit]) -> None:
+    """Objects that no ref reached went with ``git gc``; the same change must not count on them."""
+    store(repo, put("global/n", "1"), parent=three[2])
+    git(repo.path, "repack", "-a", "-d", "-k", "-q")
+    assert repo.draft(three[2], put("global/n", "1"), author="operator:a", message="", time_s=NOON).tree in repo.store
+    git(repo.path, "gc", "-q", "--prune=now")
+    commit(repo, put("global/n", "1"))
+    fsck(repo.path)
 
 
 # ---------------------------------------------------------------------- commit objects
@@ -599,8 +613,10 @@ def test_unknown_wants_are_refused(repo: Repository, three: list[Commit]) -> Non
             repo.pack([want], [])
 
 
-def test_a_tree_that_names_itself_again_and_again_is_refused(repo: Repository) -> None:
+def test_a_tree_that_names_itself_again_and_again_is_refused(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """2^60 files in 60 small objects: counted, not walked."""
+    monkeypatch.setattr(scope, "_OBJECTS_MAX", 5_000)
+    monkeypatch.setattr(trees, "_FILES_MAX", 5_000)
     blob = Blob.from_string(b"x")
     here, mode, made = blob.id, 0o100644, list[ShaFile]([blob])
     for _ in range(60):
