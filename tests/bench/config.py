@@ -1,11 +1,12 @@
 """The configuration at work: how long from a commit to every node, at what price, against a `git pull` loop.
 
-    python -m tests.bench.config [--nodes 200] [--processes 2] [--files 5000] [--rounds 20] [--skip PART]…
+    python -m tests.bench.config [--nodes 200] [--processes 20] [--files 5000] [--rounds 20] [--part PART]…
 
 Parts, each printed as it ends:
 
-* fleet    one manager, NODES real replicas (attach link and configurer each, PROCESSES processes), FILES files in the
-           repository. Each round commits one line; the clock stops when the manager has each node's report `applied`.
+* fleet    one manager, NODES real replicas (attach link and configurer each) in PROCESSES processes, FILES files in
+           the repository. Each round commits one line; the clock stops when the manager has each node's report
+           `applied` and the operator's `watch` shows it. Nodes, manager, committer and watcher share this machine.
 * pull     the same number of clones, each asking `git pull` in a loop, all cores used: the same one-line commits.
 * commits  COMMITS commits one after the other, signed, from one eccfg client.
 * away     what a node that was away for all these fetches: packs, bytes, seconds.
@@ -40,17 +41,27 @@ Arguments = argparse.Namespace
 
 
 def tree(nodes: Sequence[str], files: int, *, seed: int = 7) -> list[Edit]:
-    """A repository of ``files`` files: a tenth global, a tenth default, the rest the nodes' own."""
+    """A repository of ``files`` files: 60 global, 60 of the subcluster, up to 24 of each node, the rest elsewhere.
+
+    So a node of 200 sees 144 files of 5,000, which is much for a configuration and little for a repository.
+    """
+    places = [f"global/d{number // 20}/g{number}.toml" for number in range(60)]
+    places += [f"default/default/d{number // 20}/s{number}.toml" for number in range(60)]
+    places += [f"default/{node}/d{number // 8}/n{number}.toml" for number in range(24) for node in nodes]
+    places += [f"other/o{number % 100}/d{number % 7}/n{number}.toml" for number in range(files)]
+    return _filled(places[:files], seed)
+
+
+def large_tree(node: str, files: int, *, seed: int = 7) -> list[Edit]:
+    """All of them are in the view of one node: a tenth global, a tenth of its subcluster."""
+    tops = ["global", "default/default", *[f"default/{node}"] * 8]
+    return _filled([f"{tops[number % 10]}/d{number // 500}/f{number}.toml" for number in range(files)], seed)
+
+
+def _filled(paths: Sequence[str], seed: int) -> list[Edit]:
     rng = random.Random(seed)
     edits = []
-    for number in range(files):
-        place = number % 10
-        if place == 0:
-            path = f"global/d{number // 500}/g{number}.toml"
-        elif place == 1:
-            path = f"default/default/d{number // 500}/s{number}.toml"
-        else:
-            path = f"default/{nodes[(number // 10) % len(nodes)]}/d{number % 7}/n{number}.toml"
+    for number, path in enumerate(paths):
         lines = "".join(f"key{i} = {rng.randrange(10**9)}\n" for i in range(20))
         edits.append(Edit.put(path, REGULAR, f"# file {number}\nserial = 0\n{lines}".encode()))
     return edits
@@ -112,7 +123,7 @@ def fleet_part(chosen: Arguments, root: Path) -> None:
             show("load", files=chosen.files, seconds=round(time.monotonic() - start, 2))
             processes = _start_nodes(chosen, root, manager, fleet, names)
             try:
-                _measure(chosen, fleet, manager, client, names)
+                _measure(chosen, fleet, manager, client, names, [process.pid for process in processes])
             finally:
                 for process in processes:
                     process.terminate()
@@ -138,7 +149,18 @@ def _start_nodes(
     return processes
 
 
-def _measure(chosen: Arguments, fleet: Fleet, manager: Manager, client: Client, names: Sequence[str]) -> None:
+def _cpu_s(processes: Sequence[int]) -> float:
+    return sum(usage(process).cpu_s for process in processes)
+
+
+def _measure(
+    chosen: Arguments,
+    fleet: Fleet,
+    manager: Manager,
+    client: Client,
+    names: Sequence[str],
+    processes: Sequence[int],
+) -> None:
     applied = Applied(fleet, manager)
     applied.start()
     head = client.status().head.id
@@ -147,7 +169,7 @@ def _measure(chosen: Arguments, fleet: Fleet, manager: Manager, client: Client, 
     show("first", nodes=len(names), seconds=round(time.monotonic() - start, 2))
     taken: list[float] = []
     last: list[float] = []
-    before = usage(manager.pid)
+    manager_s, nodes_s = _cpu_s([manager.pid]), _cpu_s(processes)
     for number in range(chosen.rounds):
         start = time.monotonic()
         answer = client.commit([Edit.put("global/now.toml", REGULAR, f"round = {number}\n".encode())], "one line")
@@ -157,7 +179,8 @@ def _measure(chosen: Arguments, fleet: Fleet, manager: Manager, client: Client, 
         taken += times
         last.append(max(times))
         time.sleep(chosen.pause_s)
-    after = usage(manager.pid)
+    applies = chosen.rounds * len(names)
+    manager_s, nodes_s = _cpu_s([manager.pid]) - manager_s, _cpu_s(processes) - nodes_s
     show(
         "fleet",
         nodes=len(names),
@@ -167,7 +190,9 @@ def _measure(chosen: Arguments, fleet: Fleet, manager: Manager, client: Client, 
         p99_s=round(quantile(taken, 0.99), 3),
         last_median_s=round(statistics.median(last), 3),
         last_max_s=round(max(last), 3),
-        manager_cpu_s_a_round=round((after.cpu_s - before.cpu_s) / chosen.rounds, 3),
+        load=round(os.getloadavg()[0], 1),
+        manager_cpu_ms_an_apply=round(1000 * manager_s / applies, 2),
+        node_cpu_ms_an_apply=round(1000 * nodes_s / applies, 2),
     )
 
 
@@ -281,7 +306,7 @@ def large_part(chosen: Arguments, root: Path) -> None:
         node = fleet.node("n0000", [], [manager], config="")
         fleet.start()
         with client_of(fleet, manager) as client:
-            _commit_all(client, tree(["n0000"], 10_000))
+            _commit_all(client, large_tree("n0000", 10_000))
             start = time.monotonic()
             until(lambda: _runs(client, "n0000"), 300, "the node has the view", interval_s=0.05)
             first_s = time.monotonic() - start
@@ -312,7 +337,7 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=200)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=20)
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--commits", type=int, default=1000)

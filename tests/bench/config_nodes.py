@@ -1,6 +1,6 @@
 """Many nodes' configuration in one process: for each the real Configurer and Attacher, no journals.
 
-    python -m tests.bench.config_nodes DIRECTORY MANAGER PKI NAME…       until SIGTERM
+python -m tests.bench.config_nodes DIRECTORY MANAGER PKI NAME…       until SIGTERM
 """
 
 import signal
