@@ -102,7 +102,9 @@ def test_one_bad_node_takes_it_back_from_all(tmp_path: Path) -> None:
             manager.report(some)
             manager.clock.advance(5)
             manager.report(bad, "rolled_back", "health check ended with 1: no answer on port 80")
-            await manager.until(lambda: on(manager, 1) == set(NODES))
+            await manager.until(lambda: status_of(manager).state == "failed")
+            await manager.settled()
+            assert on(manager, 1) == set(NODES)
             status = status_of(manager)
             assert (status.state, status.failed, status.errors) == (
                 "failed", (bad,), ("health check ended with 1: no answer on port 80",),
