@@ -171,16 +171,23 @@ class Configurer:
 
     def _run(self, worker: Worker) -> None:
         try:
-            self._perform(self._decider.begin(self._current(), *self._now()))
+            self._begin()
             while not worker.stopping.is_set():
-                self._look()
-                self._step(Due())
-                self._reconcile()
-                self._publish()
+                self._round()
                 if not worker.stopping.is_set():
                     self._inbox.wait(self._wait_s())
         finally:
             self._replica.close()
+
+    def _begin(self) -> None:
+        self._perform(self._decider.begin(self._current(), *self._now()))
+
+    def _round(self) -> None:
+        """Whatever can be done now."""
+        self._look()
+        self._step(Due())
+        self._reconcile()
+        self._publish()
 
     def _now(self) -> tuple[float, int]:
         return self._clock.monotonic_s(), self._clock.wall_ns()

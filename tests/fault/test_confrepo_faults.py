@@ -22,7 +22,7 @@ from jlogd.confrepo.scope import check_scope, kept_objects
 from jlogd.runtime.errors import StorageError
 from jlogd.runtime.fs import OS, FileSystem
 from tests.support.faulty_fs import FaultyFs
-from tests.support.power_cut_fs import PowerCutFs
+from tests.support.power_cut_fs import Killed, LastWords
 from tests.support.revisions import NOON, commit, fsck, put, store
 
 LONG = os.environ.get("JLOGD_LONG") == "1"
@@ -163,27 +163,6 @@ def test_dying_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path, foreig
         with contextlib.suppress(StorageError):  # the last operations save the line's file, whose loss is harmless
             story.run()
         story.check(number)
-
-
-class Killed(BaseException):
-    """Not an error: nothing runs after a kill -9."""
-
-
-class LastWords(PowerCutFs):
-    """Dies at its N-th event, and at each later one (clean-up in the same process would not have happened)."""
-
-    def __init__(self, side: Path, events: int = 1 << 30) -> None:
-        super().__init__(side)
-        self.left = events
-        add = self.log.add
-
-        def counted(**event: object) -> int:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return add(**event)
-
-        self.log.add = counted  # type: ignore[method-assign]
 
 
 def test_a_power_cut_at_any_moment_loses_nothing_that_was_confirmed(tmp_path: Path, foreign: list[bytes]) -> None:

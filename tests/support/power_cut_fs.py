@@ -154,3 +154,25 @@ class PowerCutFs(FileSystem):
             if item[0] < before and directory in (None, item[1]):
                 self._kept.remove(item)
                 item[2].unlink(missing_ok=True)
+
+
+class Killed(BaseException):
+    """Not an error: nothing runs after a kill -9."""
+
+
+class LastWords(PowerCutFs):
+    """Dies at its N-th event, and at each later one (clean-up in the same process would not have happened)."""
+
+    def __init__(self, side: Path, events: int = 1 << 30) -> None:
+        """``left``: events before it dies."""
+        super().__init__(side)
+        self.left = events
+        add = self.log.add
+
+        def counted(**event: object) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return add(**event)
+
+        self.log.add = counted  # type: ignore[method-assign]
