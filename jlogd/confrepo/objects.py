@@ -29,7 +29,7 @@ from jlogd.runtime.fs import OS, FileSystem
 
 LOOSE_BATCH_MAX: Final = 32  # more objects at once become a pack: two files and four syncs, whatever their number
 LOOSE_MAX: Final = 1_000
-PACKS_MAX: Final = 50
+PACKS_MAX: Final = 10  # each read asks all of them
 _TREE_ENTRIES_CACHED: Final = 100_000  # about 25 MB
 _COMMITS_CACHED: Final = 2_000
 _DIFFERENCES_CACHED: Final = 100_000
@@ -139,9 +139,8 @@ class ObjectStore:
                 self._sync()
                 self._pack_up([name for name in loose if name not in self._packs])
                 self._loose.remove(loose)
-            packs = self._packs.own()
-            if len(packs) > PACKS_MAX:
-                self._replace(packs, {name for pack in packs for name in pack})
+            small = _small(self._packs.own()) if len(self._packs.own()) > PACKS_MAX else []
+            self._replace(small, {name for pack in small for name in pack})
 
     def keep_only(self, ids: Iterable[str]) -> None:
         """Drop every object that is not in ``ids`` (a pack goes, or is written anew, once half of it is not needed)."""
@@ -257,3 +256,18 @@ class ObjectStore:
                 raise DamageError(f"the pack is larger than {bytes_max} bytes")
             pack += piece
         return [ShaFile.from_raw_string(entry.kind, content) for entry, content in read_whole(bytes(pack), bytes_max)]
+
+
+def _small(packs: Iterable[PackFile]) -> list[PackFile]:
+    """Packs to make one of, so that of those left each has twice the objects of all smaller ones together.
+
+    (As ``git repack --geometric=2``.) Whatever there is, few packs are left, and an object is copied only a few times
+    in its life, where merging everything would copy the whole history each time.
+    """
+    ordered = sorted(packs, key=len)
+    together, count = 0, 0
+    for number, pack in enumerate(ordered, 1):
+        if len(pack) < 2 * together:
+            count = number
+        together += len(pack)
+    return ordered[:count]

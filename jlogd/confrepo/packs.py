@@ -7,17 +7,11 @@ even when the files are gone, whoever removed them. Packs that git made (``git g
 
 import mmap
 import re
-import struct
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Final, Self
-
-from dulwich.errors import ChecksumMismatch
-from dulwich.object_format import DEFAULT_OBJECT_FORMAT
-from dulwich.pack import PackIndex, load_pack_index_file
 
 from jlogd.confrepo.loose import Raw
 from jlogd.confrepo.model import TREE_BYTES_MAX
@@ -31,6 +25,7 @@ from jlogd.confrepo.packformat import (
     patch,
     read_at,
 )
+from jlogd.confrepo.packindex import PackIndex
 from jlogd.runtime.errors import DamageError
 from jlogd.runtime.fs import File, FileSystem
 
@@ -51,23 +46,20 @@ class PackFile:
             if file.size() < _FIRST_OBJECT + _CHECKSUM_BYTES:
                 raise DamageError(f"{path}: the pack is cut off")
             self._pack = mmap.mmap(file.fd, 0, prot=mmap.PROT_READ)
-        if self._pack[-_CHECKSUM_BYTES:] != self._index.get_pack_checksum():
+        if self._pack[-_CHECKSUM_BYTES:] != self._index.pack_checksum:
             raise DamageError(f"{path}: the pack and its index do not belong together")
 
     def __len__(self) -> int:
         """How many objects there are."""
-        return len(self._index)
+        return self._index.count
 
     def __iter__(self) -> Iterator[str]:
         """Ids of the objects, sorted."""
-        return (name.decode() for name in self._index)
+        return self._index.names()
 
     def offset(self, object_id: str) -> int | None:
         """Where the object is; None when it is not here."""
-        try:
-            return self._index.object_offset(bytes.fromhex(object_id))  # type: ignore[arg-type]
-        except KeyError:
-            return None
+        return self._index.offset(bytes.fromhex(object_id))
 
     def read(self, object_id: str) -> Raw | None:
         """Type and content, not hashed; None when it is not here. DamageError."""
@@ -97,15 +89,10 @@ class PackFile:
 def _load_index(path: Path, fs: FileSystem) -> PackIndex:
     with fs.open_read(path) as file:
         stored = file.pread(file.size(), 0)
-    content = BytesIO(stored)  # in memory: nothing to close, no file position that threads would share
     try:
-        index = load_pack_index_file(path, content, DEFAULT_OBJECT_FORMAT)
-        index.check()
-    except (KeyError, ValueError, AssertionError, IndexError, struct.error, ChecksumMismatch) as error:
-        raise DamageError(f"{path}: not a pack index: {error}") from error
-    finally:
-        content.close()
-    return index
+        return PackIndex(stored)
+    except DamageError as error:
+        raise DamageError(f"{path}: {error}") from error
 
 
 class Packs:

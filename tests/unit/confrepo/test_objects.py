@@ -14,9 +14,11 @@ from jlogd.confrepo.loose import TEMPORARY
 from jlogd.confrepo.model import Entry, Revision, Scope
 from jlogd.confrepo.objects import LOOSE_BATCH_MAX, MissingError, ObjectStore
 from jlogd.confrepo.packs import TEMPORARY as TEMPORARY_PACK
+from jlogd.confrepo.packs import PackFile
 from jlogd.confrepo.repository import Repository
 from jlogd.confrepo.scope import check_scope, kept_objects
 from jlogd.runtime.errors import DamageError
+from jlogd.runtime.fs import OS
 from tests.support.revisions import commit, fsck, git, put
 
 
@@ -181,6 +183,22 @@ def test_many_loose_objects_and_many_packs_become_one_pack(repo: Repository, mon
     fsck(repo.path)
     assert len(list(repo.log())) == 12
     assert all(repo.store.blob(name_of(item)) for item in blobs(320))
+
+
+def test_few_packs_are_left_and_old_objects_are_seldom_copied(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty packs come in; what is copied is a few times their number, not the whole history each time."""
+    monkeypatch.setattr(module, "PACKS_MAX", 4)
+    copied = 0
+    for number in range(40):
+        repo.store.add(blobs(40, 40 * number))
+        before = set(packs_of(repo.store))
+        repo.maintain()
+        copied += sum(len(PackFile(pack, OS)) for pack in set(packs_of(repo.store)) - before)
+        assert len(packs_of(repo.store)) <= 6
+    assert 1600 <= copied < 3 * 1600
+    assert all(name_of(item) in repo.store for item in blobs(1600))
 
 
 def test_packs_that_all_have_the_same_are_not_lost(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

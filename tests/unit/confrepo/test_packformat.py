@@ -6,17 +6,19 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from dulwich.objects import Blob, Commit, ShaFile, Tree
-from dulwich.pack import create_delta
+from dulwich.pack import create_delta, write_pack_index_v2
 
 from jlogd.confrepo.commits import compose
 from jlogd.confrepo.contents import object_id
 from jlogd.confrepo.model import ObjectId
 from jlogd.confrepo.objects import ObjectStore
 from jlogd.confrepo.packformat import PIECE_BYTES, pack_entry, pack_pieces
+from jlogd.confrepo.packindex import PackIndex
 from jlogd.runtime.errors import DamageError
 from tests.support.revisions import git
 
@@ -226,3 +228,51 @@ def test_commits_and_trees_come_as_they_are(store: ObjectStore) -> None:
     commit = Commit.from_string(compose(ObjectId(tree.id.decode()), None, "operator:alice", 5, "first"))
     found = read(store, pack([pack_entry(1, commit.as_raw_string()), pack_entry(2, b"")]))
     assert {item.id for item in found} == {commit.id, tree.id}
+
+
+# ---------------------------------------------------------------------- the index
+
+
+def an_index(offsets: Sequence[int]) -> tuple[list[bytes], bytes]:
+    """Sorted ids, many of one first byte, and the index that says where they are."""
+    ids = sorted(hashlib.sha256(b"%d" % number).digest()[:19] for number in range(len(offsets)))
+    names = [bytes([number % 3]) + name for number, name in enumerate(ids)]
+    file = BytesIO()
+    write_pack_index_v2(file, sorted((name, at, 7) for name, at in zip(names, offsets, strict=True)), bytes(20))
+    return names, file.getvalue()
+
+
+def test_every_id_is_found_and_no_other_one() -> None:
+    """Large offsets as well; and bytes that are an id only across two ids."""
+    offsets = [*range(12, 500), (1 << 31) - 1, 1 << 31, (1 << 40) + 5]
+    names, stored = an_index(offsets)
+    index = PackIndex(stored)
+    assert [index.offset(name) for name in names] == offsets
+    assert list(index.names()) == sorted(name.hex() for name in names)
+    joined = b"".join(sorted(names))
+    across = [joined[at : at + 20] for at in range(1, len(joined) - 20) if at % 20]
+    assert not any(index.offset(name) for name in across if name not in names)
+    assert index.offset(b"\xff" * 20) is index.offset(bytes(20)) is None
+
+
+def test_a_damaged_index_is_noticed() -> None:
+    _, stored = an_index(range(12, 40))
+    for at in range(len(stored)):
+        for damaged in (stored[:at], stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]):
+            with pytest.raises(DamageError):
+                PackIndex(damaged)
+
+
+def test_an_index_that_lies_is_noticed() -> None:
+    """With a right checksum: counts that go down, or beyond the file; an offset beyond its table."""
+    names, stored = an_index([1 << 31])
+
+    def lying(at: int, value: int) -> bytes:
+        body = stored[:at] + struct.pack(">L", value) + stored[at + 4 : -20]
+        return body + hashlib.sha1(body, usedforsecurity=False).digest()
+
+    for counts in (lying(8, 5), lying(8 + 4 * 255, 1 << 30)):
+        with pytest.raises(DamageError, match="counts"):
+            PackIndex(counts)
+    with pytest.raises(DamageError, match="out of range"):
+        PackIndex(lying(8 + 1024 + 24, (1 << 31) + 1)).offset(names[0])
