@@ -1,27 +1,47 @@
 """One other manager as a client sees it: its refs, its history, objects to and fro.
 
-Owns the channel. All methods belong to the manager's loop; each call has a deadline. What the
-other side says is checked for size before it is kept.
+Owns two channels: one for what is said here, one for people's calls that are passed on; so neither waits for the other.
+All methods belong to the manager's loop; each call has a deadline. What the other side says is checked before it is
+kept.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
 
-from jlogd.confrepo.model import TREE_BYTES_MAX, CommitId, Revision, is_commit_id
-from jlogd.runtime.errors import DamageError
-from jlogd.runtime.rpc import TlsFiles, call_error
+from jlogd.confrepo.model import CommitId, Revision, is_commit_id
+from jlogd.runtime.errors import DamageError, JlogdError
+from jlogd.runtime.names import is_name
+from jlogd.runtime.rpc import REASON_KEY, TlsFiles, call_error
 from managerd.ecconfigd.channels import open_channel
+from managerd.ecconfigd.transit import Transit
 from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
 
-CALL_S = 5.0  # a question that costs the other side nothing
-BULK_S = 600.0  # a whole repository over a slow line
-PIECE_BYTES = 1 << 20
-REFS_MAX = 10_000
+CALL_S: Final = 5.0  # a question that costs the other side nothing
+STORE_S: Final = 30.0  # a change that it must bring to its disk, beside the time that the bytes take
+SLOW_BYTES_S: Final = 64 << 10  # the slowest line that a repository may pass through
+BULK_S: Final = 3600.0
+LEAVE_S: Final = 30.0  # for calls on a channel that is given up: those that can end, end
+REFS_MAX: Final = 10_000
+PROBLEM_CHARACTERS_MAX: Final = 500
 _Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a manager said of itself."""
+
+    manager: str
+    writer: str
+    refs: Mapping[str, CommitId]
+    head: Revision
+    confirmed: Revision
 
 
 class Peer:
@@ -31,25 +51,35 @@ class Peer:
         """Nothing is dialled before the first call."""
         self.address = address
         self._tls = tls
-        self._channel: grpc.aio.Channel | None = None
+        self._ours: grpc.aio.Channel | None = None
+        self._passed: grpc.aio.Channel | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def channel(self) -> grpc.aio.Channel:
-        """The channel; the certificate's files are read when it is made."""
-        if self._channel is None:
-            self._channel = open_channel(self.address, self._tls)
-        return self._channel
+        """For calls that are passed on; the certificate's files are read when it is made. SettingsError."""
+        if self._passed is None:
+            self._passed = open_channel(self.address, self._tls)
+        return self._passed
 
     async def close(self) -> None:
         """End what is under way."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        for task in self._leaving:
+            task.cancel()
+        channels, self._ours, self._passed = (self._ours, self._passed), None, None
+        for channel in channels:
+            if channel is not None:
+                await channel.close()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
-    async def refs(self) -> pb.RefsResponse:
+    # ------------------------------------------------------------------ what it has
+
+    async def refs(self) -> Known:
         """Who it is, whom it follows, what it has. UnavailableError, DamageError."""
         answer = await self._call(self._replica().Refs(pb.RefsRequest(), timeout=CALL_S))
-        ids_of(answer.refs)
-        return answer
+        if not is_name(answer.manager) or not is_name(answer.writer):
+            raise DamageError(f"the manager at {self.address} does not say who it is")
+        confirmed = Revision(min(answer.confirmed, answer.head))
+        return Known(answer.manager, answer.writer, ids_of(answer.refs), Revision(answer.head), confirmed)
 
     async def history(self, revisions: Sequence[Revision]) -> list[CommitId | None]:
         """Ids of these revisions of its main line; None where it has none."""
@@ -58,39 +88,63 @@ class Peer:
             raise DamageError(f"{self.address} answered {len(answer.ids)} ids for {len(revisions)} revisions")
         return [_checked(text) for text in answer.ids]
 
-    async def fetch(self, want: Sequence[CommitId], have: Sequence[CommitId]) -> list[bytes]:
-        """A pack of what ``have`` does not reach, in pieces; at most ``TREE_BYTES_MAX``."""
-        pieces: list[bytes] = []
-        size = 0
+    async def fetch(self, want: Sequence[CommitId], have: Sequence[CommitId], into: Transit) -> None:
+        """A pack of what ``have`` does not reach. TooLargeError, DamageError."""
         call = self._replica().Fetch(pb.FetchRequest(want=want, have=have), timeout=BULK_S)
         try:
             async for message in call:
-                size += len(message.piece)
-                if size > TREE_BYTES_MAX:
-                    raise DamageError(f"{self.address} sends more than {TREE_BYTES_MAX} bytes")
-                pieces.append(message.piece)
+                await asyncio.to_thread(into.add, message.piece)
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, f"manager at {self.address}") from error
-        return pieces
+            raise self._failed(error) from error
+        finally:
+            call.cancel()  # no effect on one that ended
 
-    async def push(self, header: pb.PushHeader, pieces: Iterable[bytes]) -> pb.PushResponse:
+    async def push(self, header: pb.PushHeader, pack: Transit) -> pb.PushResponse:
         """Its answer when all is on its disk, or when it refuses."""
 
         async def messages() -> AsyncIterator[pb.PushRequest]:
             yield pb.PushRequest(header=header)
-            for piece in pieces:
+            for piece in pack.pieces():
                 yield pb.PushRequest(piece=piece)
 
-        return await self._call(self._replica().Push(messages(), timeout=BULK_S if header.size else CALL_S * 2))
+        timeout_s = min(STORE_S + pack.size / SLOW_BYTES_S, BULK_S)
+        answer = await self._call(self._replica().Push(messages(), timeout=timeout_s))
+        answer.problem = answer.problem[:PROBLEM_CHARACTERS_MAX]
+        return answer
+
+    # ------------------------------------------------------------------ calls
 
     def _replica(self) -> "pb_grpc.ReplicaServiceAsyncStub":
-        return pb_grpc.ReplicaServiceStub(self.channel())
+        if self._ours is None:
+            self._ours = open_channel(self.address, self._tls)
+        return pb_grpc.ReplicaServiceStub(self._ours)
 
     async def _call(self, call: Awaitable[_Answer]) -> _Answer:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, f"manager at {self.address}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> JlogdError:
+        """As one of ours. A line that is broken is given up: the next one reads the certificate's files again."""
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not _answered(error):
+            for channel in (self._ours, self._passed):
+                if channel is not None:
+                    task = asyncio.create_task(_leave(channel))
+                    self._leaving.add(task)
+                    task.add_done_callback(self._leaving.discard)
+            self._ours = self._passed = None
+        return call_error(error, f"manager at {self.address}")
+
+
+def _answered(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the other manager itself said it."""
+    return any(key == REASON_KEY for key, _ in error.trailing_metadata() or ())
+
+
+async def _leave(channel: grpc.aio.Channel) -> None:
+    with contextlib.suppress(Exception):
+        await channel.close(LEAVE_S)
 
 
 def ids_of(refs: Sequence[pb.Ref]) -> dict[str, CommitId]:
@@ -107,11 +161,3 @@ def _checked(text: str) -> CommitId | None:
     if not is_commit_id(text):
         raise DamageError(f"{text[:50]!r} is not a commit id")
     return CommitId(text)
-
-
-def updates_between(
-    ours: Mapping[str, CommitId], theirs: Mapping[str, CommitId], replicated: Callable[[str], bool]
-) -> dict[str, tuple[CommitId | None, CommitId | None]]:
-    """What moves the other side's refs to ours: name → (before, after)."""
-    names = sorted(name for name in {*ours, *theirs} if replicated(name))
-    return {name: (theirs.get(name), ours.get(name)) for name in names if theirs.get(name) != ours.get(name)}

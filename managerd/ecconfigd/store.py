@@ -67,6 +67,7 @@ class Store:
         """``path``: the bare repository. ``writer``: we are. ``nodes``: those that are known beside the tree's."""
         self.on_change: list[Callable[[], None]] = []
         self.hold: Hold | None = None  # set before ``begin``
+        self.directory = path.parent  # has room for files without a name
         self._path = path
         self._manager = manager
         self._writer = writer
