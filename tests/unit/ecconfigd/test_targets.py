@@ -133,7 +133,7 @@ def test_a_death_between_the_hold_and_main_holds_nothing(tmp_path: Path) -> None
 
 
 def test_every_failing_write_of_a_held_commit_leaves_nodes_with_what_they_have(tmp_path: Path) -> None:
-    """Fail the N-th file operation, for every N (short form: every fifth): what is held reaches nobody, then or later."""
+    """Fail the N-th file operation, for every N (short: every fifth): what is held reaches nobody, ever."""
 
     def change(repository: Repository, text: str) -> None:
         head = repository.head()
