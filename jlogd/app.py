@@ -25,7 +25,7 @@ from jlogd.journal import Journal
 from jlogd.runtime.addresses import Address
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
-from jlogd.runtime.errors import JlogdError, SettingsError, UnavailableError, UsageError
+from jlogd.runtime.errors import JlogdError, SettingsError, StorageError, UnavailableError, UsageError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.memory import give_back
 from jlogd.runtime.metrics import (
@@ -284,7 +284,7 @@ class Agent:
     def _take_overlay(self, overlay: Path | None) -> list[str]:
         """The configuration brought another overlay, or none; in the configurer's thread.
 
-        Returns what takes a restart. SettingsError: everything stays as it was.
+        Returns what takes a restart. SettingsError, StorageError: everything stays as it was.
         """
         with self._exclusively():
             fresh = load(self._path, overlay)
@@ -295,6 +295,8 @@ class Agent:
                     self._exchange(fresh)
                 except JlogdError as error:
                     self._back_to(old)
+                    if isinstance(error, StorageError):
+                        raise
                     raise SettingsError([str(error)]) from error
                 log.info(
                     "settings of the configuration: %d journals, %d managers", len(self.parts), len(self.forwarders)

@@ -15,7 +15,7 @@ from jlogd.attach.memory import Point, Trial
 from jlogd.confrepo.manifest import changed_paths
 from jlogd.confrepo.replica import Replica
 from jlogd.runtime.clock import SYSTEM, Clock
-from jlogd.runtime.errors import JlogdError
+from jlogd.runtime.errors import JlogdError, StorageError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.settings import OVERLAY_FILE, ConfigSettings
 
@@ -55,12 +55,13 @@ class Activation:
         try:
             views.swap(trial.point.id)
         except JlogdError as error:
-            return NotActivated(str(error), swapped=views.current() == trial.point.id)
+            swapped = views.current() == trial.point.id
+            return NotActivated(str(error), swapped, again=isinstance(error, StorageError))
         log.info("configuration: r%d (%s) is current", trial.point.revision, trial.point.id[:8])
         try:
             notes = self._apply_settings(self._overlay())
         except JlogdError as error:
-            return NotActivated(_one_line(error))
+            return NotActivated(_one_line(error), again=isinstance(error, StorageError))
         problem = self._reload(trial.point, old) or self.check(trial.point, trial.health).error
         return NotActivated(problem) if problem else Activated(tuple(notes))
 

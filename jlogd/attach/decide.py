@@ -78,6 +78,7 @@ class _Return:
     failed: Point
     why: str
     doubtful: bool
+    again: bool
 
 
 class Decider:
@@ -152,7 +153,7 @@ class Decider:
         if trial.attempts >= ATTEMPTS_MAX:
             self.memory = replace(memory, trial=trial)
             why = f"jlogd was started {trial.attempts} times while it was not confirmed"
-            return self._go_back(why, doubtful=False)
+            return self._go_back(why)
         return self._activate(replace(trial, attempts=trial.attempts + 1), first=False)
 
     def step(self, event: Event, now_s: float, now_ns: int) -> list[Effect]:
@@ -294,7 +295,7 @@ class Decider:
     def _not_activated(self, event: NotActivated) -> list[Effect]:
         trial = self._the_trial()
         if event.swapped:
-            return self._go_back(event.error, doubtful=False)
+            return self._go_back(event.error, again=event.again)
         self.phase = Phase.SETTLED
         self.memory = replace(self.memory, trial=None)
         self.memory = self.memory.told("pending", trial.point, trial.serial, event.error, self._now_ns)
@@ -354,23 +355,29 @@ class Decider:
         # Remembered first: whoever is killed now must not think that it is well.
         trial = replace(trial, serial=self.memory.serial, attempts=ATTEMPTS_MAX)
         self.memory = replace(self.memory, running=self.memory.before, before=None, trial=trial)
-        return [Remember(), *self._go_back(event.error, doubtful=False)]
+        return [Remember(), *self._go_back(event.error)]
 
     # ------------------------------------------------------------------ RETURNING
 
-    def _go_back(self, why: str, *, doubtful: bool) -> list[Effect]:
+    def _go_back(self, why: str, *, doubtful: bool = False, again: bool = False) -> list[Effect]:
+        """``doubtful``: the revision may not be to blame; ``again``: it is not, and is tried again after a pause."""
         trial = self._the_trial()
         self.phase, self._trial = Phase.RETURNING, None
-        self._return = _Return(trial.point, why, doubtful)
+        self._return = _Return(trial.point, why, doubtful, again)
         return [GoBack(self.memory.running, trial.point)]
 
     def _gone_back(self, event: GoneBack) -> list[Effect]:
         way, self._return = self._return, None
         if way is None:
             raise ValueError("nothing was taken back")
-        self.phase, self._retry = Phase.SETTLED, None
+        self.phase = Phase.SETTLED
         error = f"{way.why}; going back: {event.error}" if event.error else way.why
         serial = self.memory.trial.serial if self.memory.trial is not None else self.memory.serial
+        if way.again:
+            self.memory = replace(self.memory, trial=None).told("pending", way.failed, serial, error, self._now_ns)
+            self._pause(way.failed.id)
+            return [Remember(), Say(), *self._next()]
+        self._retry = None
         memory = replace(self.memory, trial=None).with_failure(way.failed.id, serial)
         self.memory = memory.told("rolled_back", way.failed, serial, error, self._now_ns)
         if way.doubtful:

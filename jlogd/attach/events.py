@@ -44,10 +44,11 @@ class Activated:
 
 @dataclass(frozen=True, slots=True)
 class NotActivated:
-    """It could not be made that."""
+    """It could not be made that. ``again``: the disk is to blame, not the revision."""
 
     error: str
     swapped: bool = True
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

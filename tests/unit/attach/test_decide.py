@@ -239,6 +239,17 @@ def test_a_reload_command_that_fails_takes_the_revision_back() -> None:
     assert node.asked(target(2, 4))[-1] == Bring(target(2, 4))
 
 
+def test_a_disk_that_fails_in_the_swap_is_not_the_revision_s_fault() -> None:
+    node = Node().runs(1)
+    node.asked(target(2))
+    node.step(Brought())
+    assert node.step(NotActivated("I/O error", again=True)) == [GoBack(point(1), point(2))]
+    assert node.step(GoneBack()) == [Remember(), Say()]
+    assert said(node) == ("pending", 2, "I/O error")
+    assert held(node) == (point(1), None, None)
+    assert node.step(Due(), 1) == [Bring(target(2))]
+
+
 def test_the_way_back_tells_what_does_not_work_there_either() -> None:
     node = Node().runs(1)
     node.asked(target(2))
@@ -481,7 +492,7 @@ class World:
                 if choice % 4 == 1 and self.current != effect.trial.point:
                     return NotActivated("x", swapped=False)
                 self.current = effect.trial.point
-                return NotActivated("x") if choice % 4 == 2 else Activated()
+                return NotActivated("x", again=choice % 8 == 2) if choice % 4 == 2 else Activated()
             case GoBack():
                 self.current = effect.to
                 return GoneBack()
