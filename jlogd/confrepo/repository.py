@@ -29,7 +29,6 @@ from jlogd.confrepo.objects import ObjectStore
 from jlogd.confrepo.refs import Refs, check_name
 from jlogd.confrepo.scope import check_present, reachable, scope_objects
 from jlogd.confrepo.trees import EMPTY_TREE, Difference, difference, edit, entries_of, find, flatten
-from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import ConflictError, DamageError, RefusedError
 from jlogd.runtime.fs import OS, FileSystem
 
@@ -77,7 +76,7 @@ class Repository:
         self._line = Line()  # of MAIN in _refs
 
     @classmethod
-    def open(cls, path: Path, *, fs: FileSystem = OS, clock: Clock = SYSTEM) -> Self:  # noqa: ARG003 - dropped soon
+    def open(cls, path: Path, *, fs: FileSystem = OS) -> Self:
         """Open the repository; it is created, durably, when missing. StorageError, DamageError."""
         repo = cls(path, ObjectStore.open(path / "objects", fs=fs), fs)
         with repo.store.storing():
