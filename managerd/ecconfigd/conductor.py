@@ -176,6 +176,9 @@ class Conductor:
 
     async def look(self) -> float:
         """Decide once; in how many seconds time alone may change something."""
+        known = self._document.rollout
+        if known is None or not known.active:
+            return IDLE_S  # a picture brings news
         async with self._changing:
             line, in_force = await self._store.read(_load_with_force)
             self._adopt(line.document)
@@ -250,7 +253,9 @@ class Conductor:
         log.info("rollout: %s", message)
 
     async def _begin(self, request: StartRequest, author: str, line: Line) -> Document:
-        nodes = [Scope(entry.subcluster, entry.name) for entry in self._registry.snapshot() if entry.attached]
+        entries = self._registry.snapshot()
+        self._fleet.keep([entry.name for entry in entries])
+        nodes = [Scope(entry.subcluster, entry.name) for entry in entries if entry.attached]
 
         def prepare(repository: Repository) -> tuple[Plan, Serial]:
             made = plan(repository, line.document, request, author, nodes)

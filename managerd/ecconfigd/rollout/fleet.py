@@ -4,6 +4,7 @@ Never durable: after a restart everyone counts as away until seen, and every hol
 Changed by the loop's thread only.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from jlogd.attach.messages import Report
@@ -51,6 +52,11 @@ class Fleet:
         if old is None or (old.state, old.id) != (report.state, report.id):
             seen.report_since_s = now_s
         seen.report, seen.fresh = report, True
+
+    def keep(self, known: Collection[str]) -> None:
+        """Forget everybody else: nodes that were retired."""
+        for node in self.nodes.keys() - set(known):
+            del self.nodes[node]
 
     def online(self) -> list[str]:
         """Who is attached."""

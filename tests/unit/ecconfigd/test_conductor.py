@@ -430,6 +430,22 @@ def status_of_or_none(manager: Manager) -> str:
     return status.state if status is not None else ""
 
 
+def test_shares_are_of_the_nodes_that_there_are(tmp_path: Path) -> None:
+    """A retired node counts no more; one that is away does."""
+
+    async def story() -> None:
+        async with managing(tmp_path) as manager:
+            names = tuple(f"n{number}" for number in range(10))
+            await held(manager, *names)
+            for name in names[:6]:
+                manager.registry.detached(name)
+            assert all(manager.registry.remove(name) for name in names[:4])
+            started = await manager.conductor.start(StartRequest("r2", stages=["50%"]), ALICE)
+            assert (started.nodes, started.counts, len(started.released)) == (6, (3, None), 3)
+
+    run(story())
+
+
 def test_the_conductor_outlives_what_nobody_expected(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
