@@ -22,6 +22,7 @@ from jlogd.forward import Forwarder
 from jlogd.forward.positions import WAITING, Awaited, is_new
 from jlogd.intake import Intake, JournalHistory, JournalParts
 from jlogd.journal import Journal
+from jlogd.overlay import without_effect
 from jlogd.runtime.addresses import Address
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.control import CONTROL_SOCKET, ControlServer
@@ -290,6 +291,7 @@ class Agent:
             fresh = load(self._path, overlay)
             old, listening = self.settings, self._listening
             notes = ["http.listen needs a restart of jlogd"] if fresh.http.listen != listening else []
+            notes += without_effect(overlay) if overlay is not None else []
             if fresh != old:
                 try:
                     self._exchange(fresh)

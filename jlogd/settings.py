@@ -2,21 +2,21 @@
 
 A node with ``[config]`` may have a second file, the *overlay*: ``jlogd.toml`` of the view that it runs. The file that
 jlogd was started with is then the *boot file*: its ``[node]``, ``[tls]``, ``[config]`` and first ``[[manager]]`` always
-win, so that no revision can take away what reaches the next one. The other sections merge key by key, the overlay's
-keys over the boot file's; ``[[tail]]`` and further ``[[manager]]`` lists are replaced whole.
+win, so that no revision can take away what reaches the next one. The other sections merge key by key, the
+overlay's keys over the boot file's (``jlogd.overlay``).
 """
 
 import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from jlogd.journal.model import Codec, JournalOptions, Sync
+from jlogd.overlay import Overlaid
 from jlogd.runtime import settings as base
-from jlogd.runtime import toml
 from jlogd.runtime.addresses import Address, parse_address
 from jlogd.runtime.errors import SettingsError
 from jlogd.runtime.names import JOURNALS_MAX
@@ -27,9 +27,7 @@ from jlogd.runtime.settings import (
     Fault,
     ListOf,
     Name,
-    Parsed,
     Pattern,
-    Placed,
     ReadableFile,
     Section,
     SizeRange,
@@ -37,7 +35,6 @@ from jlogd.runtime.settings import (
 )
 
 OVERLAY_FILE = "jlogd.toml"  # of a view
-_BOOT_ONLY = frozenset({"node", "tls", "config"})
 DEFAULT_PATH = Path("/etc/jlogd/jlogd.toml")
 # Linux writes dirty pages after 30 s (vm.dirty_expire_centisecs): twice that covers what a power cut takes away.
 PROOF_AGE_S = 60.0
@@ -308,7 +305,7 @@ def load(path: Path, overlay: Path | None = None) -> AgentSettings:
     if overlay is None:
         return base.build(AgentSettings, boot.tables, boot.where, directory)
     over = base.read(overlay)
-    both = _Overlaid(boot, over, overlay.absolute().parent)
+    both = Overlaid(boot, over, overlay.absolute().parent)
     return base.build(AgentSettings, both.tables, both.where, directory)
 
 
@@ -329,59 +326,3 @@ def load_running(path: Path) -> tuple[AgentSettings, str]:
 def check_overlay(content: bytes) -> list[tuple[int, str]]:
     """What is wrong with an overlay: line and problem. Types and keys only; no file of this machine is looked at."""
     return base.check(AgentSettings, content)
-
-
-class _Overlaid:
-    """Two documents as one, with the file and line of each place."""
-
-    def __init__(self, boot: Parsed, over: Parsed, directory: Path) -> None:
-        """``directory``: of the overlay's relative paths."""
-        self._boot, self._over = boot, over
-        self._managers: list[tuple[Parsed, int]] = []  # of each [[manager]]: its document, its number there
-        self.tables = dict(boot.tables)
-        for name, value in Placed.all(over.tables, directory).items():
-            if name == "manager" and isinstance(value, list) and isinstance(boot.tables.get(name, []), list):
-                self.tables[name] = self._merge_managers(boot.tables.get(name, []), value)
-            elif name not in _BOOT_ONLY:
-                self.tables[name] = _merge(self.tables.get(name), value)
-
-    def where(self, place: toml.Path) -> tuple[str, int, toml.Path]:
-        """See ``base.Where``."""
-        if place[:1] == ("manager",) and len(place) > 1 and self._managers and isinstance(place[1], int):
-            document, number = self._managers[place[1]]
-            return document.where(("manager", number, *place[2:]))
-        over = bool(place) and place[0] not in _BOOT_ONLY and self._is_over(place)
-        return (self._over if over else self._boot).where(place)
-
-    def _is_over(self, place: toml.Path) -> bool:
-        """Whether the overlay decides about what stands there: by a value, or by a list that replaces it whole."""
-        over: Any = self._over.tables
-        boot: Any = self._boot.tables
-        for part in place:
-            if not isinstance(over, dict):
-                return True
-            boot = boot.get(part) if isinstance(boot, dict) else None
-            if part not in over:
-                return boot is None
-            over = over[part]
-        return True
-
-    def _merge_managers(self, boot: list[Any], over: list[Any]) -> list[Any]:
-        """The boot file's first one, then the overlay's others."""
-        first = boot[:1]
-        kept = [number for number, link in enumerate(over) if not (first and _same_manager(first[0], link))]
-        self._managers = [(self._boot, 0)] * len(first) + [(self._over, number) for number in kept]
-        return first + [over[number] for number in kept]
-
-
-def _merge(under: Any, over: Any) -> Any:
-    """Tables key by key; anything else is the overlay's."""
-    if not (isinstance(under, dict) and isinstance(over, dict)):
-        return over
-    return {**under, **{key: _merge(under.get(key), value) for key, value in over.items()}}
-
-
-def _same_manager(one: Any, other: Any) -> bool:
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return False
-    return any(key in one and one[key] == other.get(key) for key in ("subscriber", "address"))

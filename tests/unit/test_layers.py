@@ -49,6 +49,7 @@ LAYERS = {
     "managerd.archive": 2,
     "managerd.ingest.speaker": 2,
     "jlogd.settings": 2,
+    "jlogd.overlay": 2,
     "managerd.settings": 2,
     "managerd.pki": 2,
     "jlogd.render": 2,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import jlogd.overlay
 import jlogd.runtime.names
 import jlogd.settings
 import managerd.settings
@@ -242,7 +243,7 @@ def overlaid(home: Path, text: str, boot: str = BOOT) -> jlogd.settings.AgentSet
 
 
 def test_sections_of_the_overlay_merge_over_the_boot_file_s(home: Path) -> None:
-    """Key by key; relative paths are relative to the file that they stand in; [[tail]] is replaced whole."""
+    """Key by key; relative paths are relative to the file that they stand in; [[tail]] entries are added."""
     settings = overlaid(
         home,
         """
@@ -259,8 +260,8 @@ def test_sections_of_the_overlay_merge_over_the_boot_file_s(home: Path) -> None:
     options = settings.journal_options("a")
     assert (options.codec, options.sync, options.segment_age_s) == ("zstd", "batch", 7200)
     assert settings.journal.sync == "os"
-    assert [tail.paths for tail in settings.tail] == [(f"{home}/view/*.log", "/abs/x")]
-    assert settings.tail[0].exclude == ("*.gz", f"{home}/view/d/no.log")
+    assert [tail.paths for tail in settings.tail] == [(f"{home}/boot.log",), (f"{home}/view/*.log", "/abs/x")]
+    assert settings.tail[1].exclude == ("*.gz", f"{home}/view/d/no.log")
     assert [link.subscriber for link in settings.manager] == ["m1", "m2"]
     assert overlaid(home, "").tail[0].paths == (f"{home}/boot.log",)
 
@@ -313,8 +314,25 @@ def test_faults_name_the_file_and_line_that_they_come_from(home: Path) -> None:
         overlaid(home, "a = 1\n[")
     with pytest.raises(SettingsError, match=r"/view/jlogd\.toml:1: manager: must be an array"):
         overlaid(home, "manager = 1\n")
-    with pytest.raises(SettingsError, match=r"/jlogd\.toml:14: journals\.a: no \[\[tail\]\] writes to this journal"):
-        overlaid(home, '[[tail]]\njournal = "b"\npaths = ["x"]\n')
+    with pytest.raises(
+        SettingsError, match=r"/view/jlogd\.toml:1: journals\.b: no \[\[tail\]\] writes to this journal"
+    ):
+        overlaid(home, '[journals.b]\nsync = "os"\n')
+    with pytest.raises(SettingsError, match=r"/view/jlogd\.toml:3: tail\[0\]\.paths\[0\]: .*boot\.log is followed by"):
+        overlaid(home, f'[[tail]]\njournal = "b"\npaths = ["{home}/boot.log"]\n')
+
+
+def test_no_overlay_takes_a_tail_away(home: Path) -> None:
+    """What a node follows by its boot file it follows under every revision; the same entry twice counts once."""
+    same = overlaid(home, '[[tail]]\njournal = "a"\npaths = ["boot.log"]\n[[tail]]\njournal = "b"\npaths = ["x"]\n')
+    assert [(tail.journal, tail.paths) for tail in same.tail] == [
+        ("a", (f"{home}/boot.log",)),
+        ("b", (f"{home}/view/x",)),
+    ]
+    assert jlogd.overlay.without_effect(home / "view/jlogd.toml") == []
+    (home / "view/jlogd.toml").write_text('[node]\nname = "evil"\n[journal]\n')
+    notes = jlogd.overlay.without_effect(home / "view/jlogd.toml")
+    assert notes == ["[node] of jlogd.toml has no effect: the boot file's counts"]
 
 
 def test_a_bad_overlay_does_not_count_at_the_start(home: Path) -> None:
