@@ -44,7 +44,10 @@ def set_(
     sign: bool,
     as_json: bool,
 ) -> int:
-    """Set KEY of FILE (TOML, YAML or JSON; a path in the view) to a secret value.
+    """Set KEY of FILE (TOML, YAML or JSON) to a secret value.
+
+    FILE is a path in the view and goes to the layer of N, or of S; one that begins with a layer (global/, web/default/,
+    web/web1/) goes there.
 
     The value is asked for on a terminal, else read from stdin, without its last newline. It is never an argument: other
     users could see it there. Nodes that join a subcluster later cannot read what was set before: set it again.
@@ -62,7 +65,7 @@ def set_(
     text = _value(value_file)
     with connection.connect() as client:
         group, recipients = _recipients(client, node, subcluster)
-        path = f"{group}/{node or m.DEFAULT}/{file.strip('/')}"
+        path = _path(file, group, node or m.DEFAULT)
         head = client.status().head.id
         content, mode = _present(client, path, head)
         try:
@@ -81,6 +84,14 @@ def _value(file: Path | None) -> str:
     if sys.stdin.isatty():
         return str(click.prompt("Value", hide_input=True, confirmation_prompt=True, err=True))
     return sys.stdin.read(secrets.TEXT_BYTES_MAX + 2).removesuffix("\n")
+
+
+def _path(file: str, group: str, node: str) -> str:
+    """In the repository: as it was named, when that begins with a layer of those who are to read it."""
+    file = file.strip("/")
+    if file.startswith(tuple(layer + "/" for layer in m.Scope(group, node).layers)):
+        return file
+    return f"{group}/{node}/{file}"
 
 
 def _recipients(client: Client, node: str | None, subcluster: str | None) -> tuple[str, list[str]]:
