@@ -1,11 +1,11 @@
 """The configuration at work: how long from a commit to every node, at what price, against a `git pull` loop.
 
-    python -m tests.bench.config [--nodes 200] [--processes 20] [--files 5000] [--rounds 20] [--part PART]…
+    python -m tests.bench.config [--nodes 200] [--processes 200] [--files 5000] [--rounds 20] [--part PART]…
 
 Parts, each printed as it ends:
 
-* fleet    one manager, NODES real replicas (attach link and configurer each) in PROCESSES processes, FILES files in
-           the repository. Each round commits one line; the clock stops when the manager has each node's report
+* fleet    one manager, NODES real replicas (attach link and configurer each) in PROCESSES processes (of less than
+           200 each holds several, which wait for one another), FILES files in the repository. Each round commits one line; the clock stops when the manager has each node's report
            `applied` and the operator's `watch` shows it. Nodes, manager, committer and watcher share this machine.
 * pull     the same number of clones, each asking `git pull` in a loop, all cores used: the same one-line commits.
 * commits  COMMITS commits one after the other, signed, from one eccfg client.
@@ -121,14 +121,12 @@ def fleet_part(chosen: Arguments, root: Path) -> None:
             start = time.monotonic()
             _commit_all(client, tree(names, chosen.files))
             show("load", files=chosen.files, seconds=round(time.monotonic() - start, 2))
-            processes = _start_nodes(chosen, root, manager, fleet, names)
+            nodes = _start_nodes(chosen, root, manager, fleet, names)
             try:
-                _measure(chosen, fleet, manager, client, names, [process.pid for process in processes])
+                _measure(chosen, fleet, manager, client, names, nodes.pid)
             finally:
-                for process in processes:
-                    process.terminate()
-                for process in processes:
-                    process.wait(60)
+                nodes.terminate()
+                nodes.wait(60)
 
 
 def _commit_all(client: Client, edits: Sequence[Edit]) -> None:
@@ -139,14 +137,14 @@ def _commit_all(client: Client, edits: Sequence[Edit]) -> None:
 
 def _start_nodes(
     chosen: Arguments, root: Path, manager: Manager, fleet: Fleet, names: Sequence[str]
-) -> list[subprocess.Popen[bytes]]:
-    share = -(-len(names) // chosen.processes)
-    processes = []
-    for at in range(0, len(names), share):
-        argv = [sys.executable, "-m", "tests.bench.config_nodes", str(root / "nodes"), manager.address]
-        argv += [str(fleet.root / "pki"), *names[at : at + share]]
-        processes.append(subprocess.Popen(argv, cwd=REPOSITORY))
-    return processes
+) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-m", "tests.bench.config_nodes", str(min(chosen.processes, len(names)))]
+    argv += [str(root / "nodes"), manager.address, str(fleet.root / "pki"), *names]
+    return subprocess.Popen(argv, cwd=REPOSITORY)
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def _cpu_s(processes: Sequence[int]) -> float:
@@ -159,7 +157,7 @@ def _measure(
     manager: Manager,
     client: Client,
     names: Sequence[str],
-    processes: Sequence[int],
+    nodes: int,
 ) -> None:
     applied = Applied(fleet, manager)
     applied.start()
@@ -169,6 +167,7 @@ def _measure(
     show("first", nodes=len(names), seconds=round(time.monotonic() - start, 2))
     taken: list[float] = []
     last: list[float] = []
+    processes = _children(nodes)
     manager_s, nodes_s = _cpu_s([manager.pid]), _cpu_s(processes)
     for number in range(chosen.rounds):
         start = time.monotonic()
@@ -337,7 +336,7 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=200)
-    parser.add_argument("--processes", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=200)
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--commits", type=int, default=1000)
