@@ -44,6 +44,7 @@ def nodes(connection: Connection, *, as_json: bool) -> None:
     print_table(columns, [_row(node) for node in answer.nodes])
     if answer.HasField("head"):
         note(f"head: {short(answer.head)}" + ("" if answer.head.confirmed else ", not confirmed yet"))
+        _note_held(answer.head, answer.nodes)
 
 
 def document(node: pb.Node) -> dict[str, Any]:
@@ -142,7 +143,10 @@ def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[
         if not found:
             raise RefusedError("the repository is empty: there is no revision to wait for")
         revision = found[0]
-        chosen = list(names) or _attached(client.nodes().nodes)
+        nodes_now = client.nodes().nodes
+    chosen = list(names) or _attached(nodes_now)
+    if revision.confirmed:
+        _note_held(revision, [node for node in nodes_now if node.name in chosen])
     awaited = Awaited(revision, chosen)
     bar = Bar(f"r{revision.revision}", len(chosen))
     try:
@@ -159,6 +163,14 @@ def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[
         print_json({"revision": revision.revision, "id": revision.id, "nodes": rows})
     else:
         click.echo(f"{short(revision)}: {len(chosen)} node{'s' if len(chosen) != 1 else ''}")
+
+
+def _note_held(revision: pb.Revision, found: Sequence[pb.Node]) -> None:
+    """Say that nodes are told to run something older: else nobody understands what they wait for."""
+    told = sorted({node.target for node in found if 0 < node.target < revision.revision})
+    if told:
+        older = ", ".join(f"r{target}" for target in told)
+        note(f"note: r{revision.revision} is held back, nodes are told to run {older}: see 'eccfg rollout status'")
 
 
 def _attached(found: Sequence[pb.Node]) -> list[str]:
