@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 
 FULL_EVERY: Final = 10  # reconciles: the contents of all files are compared
 JITTER: Final = 0.2
+TIDY_AFTER_S: Final = 2.0  # old revisions go when the new one is reported everywhere, not before
+PATIENCE_S: Final = 0.3  # what is brought and applied faster is told once: when it is
 AGAIN_S: Final = 5.0  # after a write of the memory, or a way back, that failed
 
 
@@ -83,9 +85,10 @@ class Configurer:
         self._trouble = ""  # why the view could not be looked at
         self._rounds = 0
         self._reconcile_s = clock.monotonic_s()
+        self._tidy_s: float | None = None  # when old revisions go
         self._busy = False  # something was applied since the last reconcile
         self._lock = threading.Lock()  # guards what follows
-        self._shown = self._document()
+        self._shown = (memory, self._decider.running, self._drift, self._trouble)
 
     @classmethod
     def open(
@@ -147,7 +150,13 @@ class Configurer:
     def status(self) -> dict[str, Any]:
         """``config`` of ``jlogd status``."""
         with self._lock:
-            return self._shown
+            memory, running, drift, trouble = self._shown
+        return statefile.shown(memory, running) | {
+            "error": memory.error or trouble or None,
+            "drift": list(drift.paths),
+            "drift_count": drift.count,
+            "recipient": self._replica.recipient,
+        }
 
     # ------------------------------------------------------------------ Listener
 
@@ -186,6 +195,8 @@ class Configurer:
         """Whatever can be done now."""
         self._look()
         self._step(Due())
+        if self._tidy_s is not None and self._clock.monotonic_s() >= self._tidy_s:
+            self._tidy(thorough=False)
         self._reconcile()
         self._publish()
 
@@ -193,9 +204,8 @@ class Configurer:
         return self._clock.monotonic_s(), self._clock.wall_ns()
 
     def _wait_s(self) -> float:
-        due_s = self._decider.due_s
-        due_s = self._reconcile_s if due_s is None else min(due_s, self._reconcile_s)
-        return max(due_s - self._clock.monotonic_s(), 0.0)
+        times = (self._decider.due_s, self._tidy_s, self._reconcile_s)
+        return max(min(time for time in times if time is not None) - self._clock.monotonic_s(), 0.0)
 
     def _look(self) -> None:
         """Take the news."""
@@ -223,6 +233,9 @@ class Configurer:
         waiting = deque(effects)
         while waiting and not self._worker.stopping.is_set():
             effect = waiting.popleft()
+            if isinstance(effect, Say):
+                self._say(confirm=effect.confirm, patient=bool(waiting) and isinstance(waiting[0], Bring))
+                continue
             answer = self._do(effect)
             if answer is None or self._worker.stopping.is_set():
                 continue
@@ -249,10 +262,8 @@ class Configurer:
                 return gone
             case CheckHealth():
                 return self._activation.check(effect.point, effect.words)
-            case Say():
-                self._say(confirm=effect.confirm)
             case Tidy():
-                self._tidy(thorough=False)
+                self._tidy_s = self._tidy_s or self._clock.monotonic_s() + TIDY_AFTER_S
         return None
 
     # ------------------------------------------------------------------ memory, reports
@@ -270,7 +281,7 @@ class Configurer:
         self._unsaved = False
         return ""
 
-    def _say(self, *, confirm: bool) -> None:
+    def _say(self, *, confirm: bool, patient: bool) -> None:
         if confirm:
             self._confirming = {}
         memory = self._decider.memory
@@ -278,10 +289,10 @@ class Configurer:
             level = logging.INFO if memory.state in {"pending", "applied"} else logging.ERROR
             error = f": {memory.error}" if memory.error else ""
             log.log(level, "configuration: r%d: %s%s", memory.about.revision, memory.state.replace("_", " "), error)
-        self._report(list(self._greeted))
+        self._report(list(self._greeted), patience_s=PATIENCE_S if patient else 0.0)
         self._publish()
 
-    def _report(self, talks: Iterable[Talk]) -> None:
+    def _report(self, talks: Iterable[Talk], *, patience_s: float = 0.0) -> None:
         memory, running = self._decider.memory, self._decider.running
         report = Report(
             state=memory.state,
@@ -296,7 +307,7 @@ class Configurer:
             since_ns=memory.since_ns,
         )
         for talk in talks:
-            number = talk.report(report)
+            number = talk.report(report, patience_s=patience_s)
             if number and self._confirming is not None:
                 self._confirming.setdefault(talk, number)
 
@@ -374,6 +385,7 @@ class Configurer:
                 log.warning("configuration: %d files of the view differ: %s", drift.count, ", ".join(drift.paths[:10]))
 
     def _tidy(self, *, thorough: bool) -> None:
+        self._tidy_s = None
         try:
             self._replica.tidy([point.id for point in self._decider.needed], thorough=thorough)
         except JlogdError as error:
@@ -389,15 +401,5 @@ class Configurer:
     # ------------------------------------------------------------------ status
 
     def _publish(self) -> None:
-        shown = self._document()
         with self._lock:
-            self._shown = shown
-
-    def _document(self) -> dict[str, Any]:
-        document = statefile.shown(self._decider.memory, self._decider.running)
-        return document | {
-            "error": self._decider.memory.error or self._trouble or None,
-            "drift": list(self._drift.paths),
-            "drift_count": self._drift.count,
-            "recipient": self._replica.recipient,
-        }
+            self._shown = (self._decider.memory, self._decider.running, self._drift, self._trouble)

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -110,7 +111,8 @@ class Replica:
 
     def have(self) -> list[m.CommitId]:
         """Revisions to name in a Fetch, the newest first."""
-        return [name for name in self.views.kept() if name in self._complete and name in self._store][:HAVE_MAX]
+        known = (name for name in self.views.kept() if name in self._complete and name in self._store)
+        return list(islice(known, HAVE_MAX))
 
     def receive(self, commit_id: m.CommitId, pieces: Iterable[bytes], have: Collection[m.CommitId]) -> None:
         """Store the pack, and see that the revision is complete with it. DamageError when not, StorageError."""

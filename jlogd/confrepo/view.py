@@ -40,6 +40,7 @@ class Views:
         self.revisions = directory / REVISIONS
         self.fs = fs
         self._last: Manifest | None = None  # the manifest that was asked for last
+        self._kept: list[m.CommitId] | None = None  # as ``kept`` found them
         self._unsynced = True  # names in ``revisions`` may not be durable
 
     @classmethod
@@ -97,14 +98,16 @@ class Views:
 
     def kept(self) -> list[m.CommitId]:
         """Views that are there with their manifests, the newest first."""
-        with self.storing():
-            names = set(self.fs.list_dir(self.revisions))
-        found = [m.CommitId(name) for name in names if m.is_commit_id(name) and name + ".json" in names]
-        return sorted(found, key=lambda name: (_laid_out_ns(self._manifest_path(name)), name), reverse=True)
+        if self._kept is None:
+            with self.storing():
+                names = set(self.fs.list_dir(self.revisions))
+            found = [m.CommitId(name) for name in names if m.is_commit_id(name) and name + ".json" in names]
+            self._kept = sorted(found, key=lambda name: (_laid_out_ns(self._manifest_path(name)), name), reverse=True)
+        return list(self._kept)
 
     def forget(self) -> None:
-        """Let go of memory."""
-        self._last = None
+        """Let go of memory; what other people did to the directories is seen again."""
+        self._last = self._kept = None
 
     # ---------------------------------------------------------------- changing it
 
@@ -118,18 +121,20 @@ class Views:
                 file.pwrite([manifest.encode()], 0)
                 file.datasync()
             self._unsynced, self._last = True, None
+            kept, self._kept = self.kept(), None
             replaced = self._put_away(commit_id)
             self.fs.rename(beside, self._manifest_path(commit_id), sync=False)
             self.fs.rename(self.revisions / (NEW + commit_id), self.path(commit_id), sync=False)
             self.sync()
             self._last = manifest
+            self._kept = [commit_id, *(name for name in kept if name != commit_id)]
             if replaced:
                 self.fs.remove_tree(self.revisions / (OLD + commit_id))
 
     def rewrite(self, manifest: Manifest) -> None:
         """Another manifest for a view that is there. StorageError."""
         with self.storing():
-            self._last = None
+            self._last = self._kept = None
             self.fs.replace_bytes(self._manifest_path(manifest.id), manifest.encode())
             self._last = manifest
 
@@ -162,6 +167,7 @@ class Views:
         """Remove these views. StorageError."""
         with self.storing():
             self._unsynced = self._unsynced or bool(commit_ids)
+            self._kept = None
             if self._last is not None and self._last.id in commit_ids:
                 self._last = None
             going = [name for name in commit_ids if self._put_away(name)]

@@ -106,6 +106,8 @@ class Node:
                 self.clock.advance(70.0)
             else:
                 return False
+        self.clock.advance(70.0)
+        configurer._round()  # old revisions go
         return True
 
     @property
