@@ -124,8 +124,11 @@ class Talk(Protocol):
         """
         ...
 
-    def report(self, report: Report) -> int:
+    def report(self, report: Report, *, patience_s: float = 0.0) -> int:
         """Queue ``report``; never blocks. Its number, which comes back in ``Listener.reported``.
+
+        With ``patience_s`` it is queued so much later, at the latest a second after that, unless another report
+        takes its place; the number is not known then, 0.
 
         One that is not sent yet and says the same serial, revision and state is replaced: the manager sees the
         newest. Long texts and lists are cut to what a message may hold. 0 when the session is over.

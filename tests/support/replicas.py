@@ -154,6 +154,6 @@ class DirectTalk:
             raise UnavailableError(f"{self._manager.name}: the session is over")
         return self._manager.pack(want, have)
 
-    def report(self, report: Report) -> int:
+    def report(self, report: Report, *, patience_s: float = 0.0) -> int:
         """See ``Talk``."""
         return 0 if self.over else self._manager.take(report)
