@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from jlogd.journal.reader import Reader
 from jlogd.journal.segment import FrameView
 from jlogd.journal.select import Slice, frame_damage, is_damage_gap, lost_tail, slice_records, slices
 from jlogd.journal.verify import Report
+from jlogd.runtime import command
 from jlogd.runtime.arguments import RecordRange, format_time
 from jlogd.runtime.errors import DamageError, UsageError
 
@@ -31,6 +33,8 @@ Mode = Literal["text", "raw", "json"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
+printable = command.printable
+_STEERING = re.compile("[\x80-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # C1 controls, directions, line ends
 _FLAG_WORDS = ((RunFlags.CONTINUED, "continued"), (RunFlags.NO_NEWLINE, "no_newline"))
 
 
@@ -173,13 +177,6 @@ def decode_path(path: bytes) -> str:
     return path.decode(errors="backslashreplace")
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters escaped: what others named must not steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def mode_of(*, raw: bool, as_json: bool) -> Mode:
     """The mode that the flags ask for. UsageError when they contradict."""
     if raw and as_json:
@@ -189,7 +186,7 @@ def mode_of(*, raw: bool, as_json: bool) -> Mode:
 
 def json_line(document: Mapping[str, Any]) -> bytes:
     """One JSON object and a newline."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace") + b"\n"
+    return _json_text(document, (",", ":")).encode(errors="backslashreplace") + b"\n"
 
 
 def note(text: str) -> None:
@@ -212,7 +209,13 @@ def note_error(reason: str, message: str) -> None:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout; ``schema`` is added."""
-    click.echo(json.dumps({"schema": 1, **document}, ensure_ascii=False))
+    click.echo(_json_text({"schema": 1, **document}, (", ", ": ")))
+
+
+def _json_text(document: Mapping[str, Any], separators: tuple[str, str]) -> str:
+    """JSON in which no character steers a terminal: JSON itself escapes the ASCII ones only."""
+    text = json.dumps(document, ensure_ascii=False, separators=separators)
+    return text if text.isascii() else _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -69,9 +69,16 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     sys.exit(result if isinstance(result, int) else 0)
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters escaped: what others named must not steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _complain(reason: str, message: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"error": {"reason": reason, "message": message}}), err=True)
     else:
-        for line in message.splitlines() or [reason]:
-            click.echo(f"error: {line}", err=True)
+        for line in message.split("\n") if message else [reason]:
+            click.echo(f"error: {printable(line)}", err=True)

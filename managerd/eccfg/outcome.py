@@ -107,7 +107,7 @@ def _refused(response: pb.CommitResponse, *, as_json: bool) -> int:
 
 
 def _json_error(reason: str, message: str, **more: Any) -> None:
-    note(json.dumps({"error": {"reason": reason, "message": message, **more}}, ensure_ascii=False))
+    note(json.dumps({"error": {"reason": reason, "message": message, **more}}))
 
 
 # ---------------------------------------------------------------------- conflicts

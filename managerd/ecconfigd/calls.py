@@ -5,14 +5,15 @@
     JlogdError            → its status, its message as details, its reason in the trailing metadata REASON_KEY
     anything else         → INTERNAL, and the traceback in this manager's log
 
-A certificate that is denied while a call runs ends the call. Without TLS, which is for loopback only, everybody is
-``operator:local``.
+A certificate that is denied while a call runs ends the call. One node has a few calls at a time, so that none of them
+takes the turns, watchers and memory of all. Without TLS, which is for loopback only, everybody is ``operator:local``.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from jlogd.runtime.certificates import DenyList
-from jlogd.runtime.errors import DeadlineError, JlogdError, NotPermittedError, RefusedError
+from jlogd.runtime.errors import DeadlineError, JlogdError, NotPermittedError, RefusedError, UnavailableError
 from jlogd.runtime.names import is_name
 from jlogd.runtime.rpc import REASON_KEY, ROLES, peer_identity, status_code
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 SILENT_S = 30.0  # a stream whose caller sends nothing for so long is ended
 UNREAD_S = 30.0  # so is one whose caller does not read
 DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
+NODE_CALLS_MAX = 8  # of one node at the same time: it has use for one
 DETAILS_MAX = 4000  # bytes of an error's message: header lists have a limit of 8 KiB
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -93,13 +95,38 @@ def handler_of(
     service: ServiceDescriptor, behaviours: Mapping[str, Behaviour], deny: DenyList
 ) -> grpc.GenericRpcHandler:
     """All methods of ``service``; each must have its behaviour. KeyError otherwise."""
-    methods = {method.name: _method(method, behaviours[method.name], deny) for method in service.methods}
+    turns = Turns()
+    methods = {method.name: _method(method, behaviours[method.name], deny, turns) for method in service.methods}
     return grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
-def _method(method: MethodDescriptor, behaviour: Behaviour, deny: DenyList) -> Any:
+class Turns:
+    """Counts the calls that run, of each node. On the loop."""
+
+    def __init__(self) -> None:
+        """None runs."""
+        self._running: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def of(self, caller: Caller) -> Iterator[None]:
+        """While one more call of ``caller`` runs. UnavailableError when a node has too many already."""
+        if caller.role != "node":
+            yield
+            return
+        if self._running[caller.name] >= NODE_CALLS_MAX:
+            raise UnavailableError(f"{NODE_CALLS_MAX} calls of {caller.identity} run already: try again after them")
+        self._running[caller.name] += 1
+        try:
+            yield
+        finally:
+            self._running[caller.name] -= 1
+            if not self._running[caller.name]:
+                del self._running[caller.name]
+
+
+def _method(method: MethodDescriptor, behaviour: Behaviour, deny: DenyList, turns: Turns) -> Any:
     async def answer(request: Any, context: Context) -> Message | None:
-        return await _answer(behaviour, request, context, deny)
+        return await _answer(behaviour, request, context, deny, turns)
 
     kind = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -111,11 +138,12 @@ def _method(method: MethodDescriptor, behaviour: Behaviour, deny: DenyList) -> A
     return kind(answer, request_deserializer=asked.FromString, response_serializer=answered.SerializeToString)
 
 
-async def _answer(behaviour: Behaviour, request: Any, context: Context, deny: DenyList) -> Message | None:
+async def _answer(behaviour: Behaviour, request: Any, context: Context, deny: DenyList, turns: Turns) -> Message | None:
     try:
         peer = peer_identity(context.auth_context(), context.peer())
         call = Call(_caller(peer.role, peer.name, denied=deny.denies(peer.fingerprint)), context)
-        return await _while_allowed(behaviour(call, request), lambda: deny.denies(peer.fingerprint), call.caller)
+        with turns.of(call.caller):
+            return await _while_allowed(behaviour(call, request), lambda: deny.denies(peer.fingerprint), call.caller)
     except JlogdError as error:
         details = str(error).encode()[:DETAILS_MAX].decode(errors="ignore")
         await context.abort(status_code(error), details, ((REASON_KEY, error.reason),))
@@ -147,7 +175,6 @@ async def _while_allowed(work: Awaitable[Message | None], denied: Callable[[], b
             if denied():
                 raise NotPermittedError(f"the certificate of {caller.identity} was denied: issue a new one")
     finally:
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        task.cancel()  # no effect on one that is done
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task  # also one that failed in the moment in which its caller went away: nobody else hears of it

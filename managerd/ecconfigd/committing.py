@@ -1,7 +1,8 @@
 """Calls that change the repository: Commit, Publish, Import. On the writer; other managers pass them on, whole.
 
-Contents are in memory while a commit runs, so all commits together have one budget, and a caller that is too slow to
-fill its part is ended. A bundle goes through a file without a name. Rights to commit are the store's to check.
+Contents are in memory while a commit runs, so all commits of operators together have one budget, those of nodes
+another, smaller one, and a caller that is too slow to fill its part is ended. A bundle goes through a file without a
+name. Rights to commit are the store's to check.
 """
 
 import asyncio
@@ -11,7 +12,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from jlogd.confrepo.model import CHANGED_FILES_MAX, FILE_BYTES_MAX, TREE_BYTES_MAX, Fault, Revision
-from jlogd.runtime.errors import ConflictError, RefusedError, StorageError, UnavailableError, UsageError
+from jlogd.runtime.errors import (
+    ConflictError,
+    DeadlineError,
+    RefusedError,
+    StorageError,
+    UnavailableError,
+    UsageError,
+)
 from managerd.ecconfigd.calls import Call, Caller
 from managerd.ecconfigd.forwarding import Forwarding
 from managerd.ecconfigd.seeing import Seeing
@@ -24,6 +32,9 @@ if TYPE_CHECKING:
 
 BUNDLE_BYTES_MAX: Final = 2 << 30  # of an import: the largest tree, and as much history
 INFLATED_BYTES_MAX: Final = 8 << 30  # what it may hold: versions of one file pack well
+NODE_BYTES_MAX: Final = 128 << 20  # of what all nodes' commits have in memory: what a node saves of itself is small
+CONTENTS_S: Final = 60.0  # a commit's contents take at most so long, and the time of the slowest line
+SLOWEST_BYTES_S: Final = 1_000_000  # as eccfg has it
 READY_S: Final = 10.0  # how long a commit waits for a writer that has just started
 ROOM_S: Final = 60.0  # and for other commits' contents to leave the memory
 FAULTS_SAID: Final = 20  # of an import's refusal
@@ -38,6 +49,7 @@ class Committing:
         self._seeing = seeing
         self._forwarding = Forwarding(parts.replication, parts.manager)
         self._room = Room(TREE_BYTES_MAX)
+        self._room_of_nodes = Room(NODE_BYTES_MAX)
         self._importing = asyncio.Lock()
 
     @property
@@ -59,10 +71,14 @@ class Committing:
             assert isinstance(answer, pb.CommitResponse)
             return answer
         await self._parts.replication.wait_ready(READY_S)
-        faults = oversize(header)
+        by_node = who.role == "node"
+        if by_node and header.prepare:
+            raise UsageError("a commit of a node is not signed: there is nothing to prepare")
+        faults = oversize(header, NODE_BYTES_MAX if by_node else TREE_BYTES_MAX)
         if faults:
             return pb.CommitResponse(outcome=pb.CommitResponse.OUTCOME_REFUSED, faults=faults_of(faults))
-        async with self._room.taken(sum(edit.put.size for edit in header.edits)):
+        room = self._room_of_nodes if by_node else self._room
+        async with room.taken(sum(edit.put.size for edit in header.edits)):
             contents = await _contents(call, header)
             request = CommitRequest(
                 header.message, edits_of(header, contents), header.base, header.dry_run, header.prepare,
@@ -173,7 +189,7 @@ class Room:
                 self._freed.notify_all()
 
 
-def oversize(header: pb.CommitHeader) -> list[Fault]:
+def oversize(header: pb.CommitHeader, bytes_max: int = TREE_BYTES_MAX) -> list[Fault]:
     """What is refused before a byte of it is read."""
     if len(header.edits) > CHANGED_FILES_MAX:
         return [Fault("", 0, f"{len(header.edits)} edits in one commit: at most {CHANGED_FILES_MAX}")]
@@ -181,17 +197,25 @@ def oversize(header: pb.CommitHeader) -> list[Fault]:
     if large:
         return [Fault(put.path, 0, f"{put.size} bytes: at most {FILE_BYTES_MAX} are allowed") for put in large]
     total = sum(edit.put.size for edit in header.edits)
-    if total > TREE_BYTES_MAX:
-        return [Fault("", 0, f"{total} bytes in one commit: at most {TREE_BYTES_MAX}")]
+    if total > bytes_max:
+        return [Fault("", 0, f"{total} bytes in one commit: at most {bytes_max}")]
     return []
 
 
 async def _contents(call: Call, header: pb.CommitHeader) -> list[bytes]:
-    """The contents of the header's puts. UsageError unless each is as long as announced, and nothing follows."""
+    """The contents of the header's puts. UsageError unless each is as long as announced, and nothing follows.
+
+    DeadlineError when they drip.
+    """
     puts = [edit.put for edit in header.edits if edit.WhichOneof("edit") == "put"]
-    contents = [await _content(call, put) for put in puts]
-    if await call.read() is not None:
-        raise UsageError("more content than the header announces")
+    most_s = CONTENTS_S + sum(put.size for put in puts) / SLOWEST_BYTES_S
+    try:
+        async with asyncio.timeout(most_s):
+            contents = [await _content(call, put) for put in puts]
+            if await call.read() is not None:
+                raise UsageError("more content than the header announces")
+    except TimeoutError:
+        raise DeadlineError(f"the contents did not come within {most_s:.0f} s: the call was ended") from None
     return contents
 
 
