@@ -28,18 +28,17 @@ from typing import Final
 from jlogd.confrepo.model import Commit, CommitId, Revision
 from jlogd.confrepo.paths import check_path
 from jlogd.confrepo.repository import MAIN, ROLLOUT, SIDE, Repository
-from jlogd.runtime.errors import DamageError, RefusedError
+from jlogd.runtime.errors import RefusedError
 from managerd.ecconfigd import holding
 from managerd.ecconfigd.committer import JOINED, Hold, Updates
+from managerd.ecconfigd.fetching import fetch
 from managerd.ecconfigd.lineage import back, beside, continues, joined, replicated, shared
 from managerd.ecconfigd.peer import Known, Peer
 from managerd.ecconfigd.store import Outcome, Store
-from managerd.ecconfigd.transit import INFLATED_BYTES_MAX, PACK_BYTES_MAX, STEP_BYTES, TooLargeError, Transit
 
 log = logging.getLogger(__name__)
 
 JOINING: Final = "refs/jlogd/joining/"  # of this manager alone
-REVISIONS_A_QUESTION: Final = 64
 
 
 async def gather(store: Store, peer: Peer, theirs: Known, joining: asyncio.Lock) -> Revision | None:
@@ -50,14 +49,21 @@ async def gather(store: Store, peer: Peer, theirs: Known, joining: asyncio.Lock)
     """
     wanted = await store.read(partial(_wanted, theirs=theirs))
     if wanted:
-        await _fetch(store, peer, theirs, wanted)
-    sides = await store.read(partial(_side_updates, theirs=theirs))
-    if wanted or sides:
+        await fetch(store, peer, theirs, wanted)
+    unsettled = await store.read(partial(_unsettled, theirs=theirs))
+    if wanted or unsettled:
         async with joining:
             await store.write(partial(_take_sides, theirs=theirs))
+            await store.write(partial(_keep_marks, theirs=theirs))
             if not await store.write(partial(_take_over, theirs=theirs, hold=store.hold)):
                 await _join(store, theirs)
     return await store.read(lambda repository: _on_ours(repository, theirs.refs.get(MAIN)))
+
+
+def _unsettled(repository: Repository, theirs: Known) -> bool:
+    """Whether there is something to do though all objects are here."""
+    marks = _marks(theirs.manager)
+    return bool(_side_updates(repository, theirs)) or any(repository.ref(ref) is not None for ref in marks)
 
 
 def _on_ours(repository: Repository, tip: CommitId | None) -> Revision | None:
@@ -88,90 +94,6 @@ def _wanted(repository: Repository, theirs: Known) -> list[CommitId]:
 def _on_rollout(repository: Repository, tip: CommitId) -> bool:
     ours = repository.ref(ROLLOUT)
     return ours is not None and tip in repository.store and continues(repository, ours, tip)
-
-
-async def _fetch(store: Store, peer: Peer, theirs: Known, wanted: Sequence[CommitId]) -> None:
-    """Objects of ``wanted``, in as many packs as it takes."""
-    low, common = await _common(store, peer, theirs)
-    head = store.head()
-    if common is None and head is not None and MAIN in theirs.refs:
-        raise RefusedError(
-            f"manager {theirs.manager} has another repository, whose r1 is not ours: keep one of them, and move "
-            "config.git away from the data directory of the other manager while it does not run"
-        )
-    have = await store.read(lambda repository: list(repository.refs().values()))
-    have += [common] if common is not None else []
-    while True:
-        high, got = await _fetch_step(store, peer, theirs, wanted, have, low)
-        if high == theirs.head:
-            return
-        await store.read(partial(_check_step, tip=got, revision=high, before=common))
-        low, common = high, got
-        have.append(got)
-
-
-async def _fetch_step(
-    store: Store, peer: Peer, theirs: Known, wanted: Sequence[CommitId], have: Sequence[CommitId], low: Revision
-) -> tuple[Revision, CommitId]:
-    """Up to the highest revision that one pack brings; which that is."""
-    high, want = theirs.head, wanted
-    while True:
-        limit = STEP_BYTES if high - low > 1 else PACK_BYTES_MAX
-        try:
-            await _fetch_pack(store, peer, want, have, limit)
-        except TooLargeError:
-            if high - low <= 1:
-                raise
-            high = Revision((low + high) // 2)
-            want = [await _id_at(peer, high)]
-        else:
-            return high, want[0]
-
-
-def _check_step(repository: Repository, tip: CommitId, revision: Revision, before: CommitId | None) -> None:
-    """A part of their line, or DamageError: who sends something else would never end."""
-    if repository.commit(tip).revision != revision or not continues(repository, tip, before):
-        raise DamageError(f"commit {tip} is not r{revision} of the line whose parts were sent before")
-
-
-async def _fetch_pack(
-    store: Store, peer: Peer, want: Sequence[CommitId], have: Sequence[CommitId], bytes_max: int
-) -> None:
-    with Transit(store.directory, bytes_max) as pack:
-        await peer.fetch(want, have, pack)
-        await store.write(lambda repository: repository.receive(pack.pieces(), bytes_max=INFLATED_BYTES_MAX))
-    missing = await store.read(lambda repository: [tip for tip in want if tip not in repository.store])
-    if missing:
-        raise DamageError(f"the manager at {peer.address} did not send commit {missing[0]}, which it says it has")
-
-
-async def _id_at(peer: Peer, revision: Revision) -> CommitId:
-    (found,) = await peer.history([revision])
-    if found is None:
-        raise DamageError(f"the manager at {peer.address} has no r{revision}, and says that its head is newer")
-    return found
-
-
-async def _common(store: Store, peer: Peer, theirs: Known) -> tuple[Revision, CommitId | None]:
-    """The newest revision that both lines have: they share a beginning, so halving finds it."""
-    head = store.head()
-    low, high = 0, min(head.revision if head else 0, theirs.head) + 1  # low is common (0: none), high is not
-    found: CommitId | None = None
-    while high - low > 1:
-        step = max((high - low) // REVISIONS_A_QUESTION, 1)
-        asked = [Revision(number) for number in range(low + step, high, step)]
-        answered = await peer.history(asked)
-        ours = await store.read(partial(_ids_at, asked))
-        for revision, mine, other in zip(asked, ours, answered, strict=True):
-            if mine != other:
-                high = revision
-                break
-            low, found = revision, mine
-    return Revision(low), found
-
-
-def _ids_at(asked: Sequence[Revision], repository: Repository) -> list[CommitId]:
-    return [repository.at(number).id for number in asked]
 
 
 # ---------------------------------------------------------------------- refs that people see, and rollouts
@@ -278,42 +200,54 @@ async def _join(store: Store, theirs: Known) -> None:
         left_out |= leaving
     await store.write(partial(_end_join, at=at, done=done, left=left))
     log.warning(
-        "manager %s took %d revisions beside ours: joined%s", theirs.manager, len(at.todo),
-        f"; {len(left_out)} files could not be merged, see 'eccfg status': {', '.join(sorted(left_out)[:5])}"
-        if left_out else "",
+        "manager %s was a writer beside us: its line %s is joined%s", theirs.manager, at.name,
+        f"; what could not be merged is seen by 'eccfg status': {', '.join(sorted(left_out)[:5])}" if left is not None
+        else "",
     )  # fmt: skip
 
 
 def _begin_join(repository: Repository, tip: CommitId, manager: str) -> _Joining | None:
     """What is left to do; None when that line was joined meanwhile, with another manager's."""
-    part = manager.replace("..", "--")  # the only names that cannot be part of a ref's
-    done_ref, left_ref = f"{JOINING}{part}-done", f"{JOINING}{part}-left"
-    _keep_marks(repository, part, done_ref, left_ref, tip)
     refs = repository.refs()
     was_joined = joined(repository, refs)
     if tip in was_joined:
         return None
+    done_ref, left_ref = _marks(manager)
     done, left = refs.get(done_ref), refs.get(left_ref)
     if done is not None:
         was_joined.update(commit.id for commit in beside(repository, done))
     line = [commit for commit in reversed(beside(repository, tip)) if commit.id not in was_joined]
     _check_line(repository, line, manager)
-    name = f"{part}-r{repository.commit(tip).revision}"
+    name = f"{_part(manager)}-r{repository.commit(tip).revision}"
     return _Joining(name, tip, [commit.id for commit in line], done_ref, left_ref, done, left)
 
 
-def _keep_marks(repository: Repository, part: str, done_ref: str, left_ref: str, tip: CommitId) -> None:
-    """Marks of a join that this one does not go on with: what it did is remembered in the usual place."""
+def _part(manager: str) -> str:
+    """Of a ref's name: there are manager names that could not be one."""
+    return manager.replace("..", "--")
+
+
+def _marks(manager: str) -> tuple[str, str]:
+    return f"{JOINING}{_part(manager)}-done", f"{JOINING}{_part(manager)}-left"
+
+
+def _keep_marks(repository: Repository, theirs: Known) -> None:
+    """Marks of a join that will not go on: it ended, or the peer has another line now. What it did stays known."""
     refs = repository.refs()
-    done, left = refs.get(done_ref), refs.get(left_ref)
-    known = joined(repository, refs)
+    done_ref, left_ref = _marks(theirs.manager)
+    done, left, tip = refs.get(done_ref), refs.get(left_ref), theirs.refs.get(MAIN)
+    was_joined = joined(repository, refs)
+
+    def goes_on(mark: CommitId) -> bool:
+        return mark not in was_joined and tip is not None and continues(repository, tip, mark)
+
     updates: Updates = {}
-    if done is not None and done not in known and not continues(repository, tip, done):
-        kind = SIDE if left is not None and left not in known else JOINED
-        name = _free(refs, {}, f"{kind}{part}-r{repository.commit(done).revision}", done)
-        updates[name] = (None, done)
+    if done is not None and done not in was_joined and not goes_on(done):
+        kind = SIDE if left is not None and left not in was_joined else JOINED
+        name = f"{kind}{_part(theirs.manager)}-r{repository.commit(done).revision}"
+        updates[_free(refs, {}, name, done)] = (None, done)
     for ref, mark in ((done_ref, done), (left_ref, left)):
-        if mark is not None and (mark in known or not continues(repository, tip, mark)):
+        if mark is not None and not goes_on(mark):
             updates[ref] = (mark, None)
     repository.advance(updates)
 

@@ -10,18 +10,20 @@ from typing import Any
 import grpc.aio
 
 from jlogd.confrepo.model import Changes, Commit, CommitId, File
-from jlogd.confrepo.repository import Repository
+from jlogd.confrepo.repository import MAIN, Repository
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.fs import File as OpenFile
 from jlogd.runtime.rpc import TlsFiles, server_credentials, server_options
 from managerd.ecconfigd.change import CommitRequest, Outcome, Result
+from managerd.ecconfigd.committer import Hold
 from managerd.ecconfigd.edits import Delete, Edit, Put
+from managerd.ecconfigd.join import JOINING
 from managerd.ecconfigd.receiving import ReplicaReceiver
 from managerd.ecconfigd.replication import PeerState, Replication
 from managerd.ecconfigd.store import Store
 from tests.support.fleet import free_port
-from tests.support.revisions import commit as commit_there
+from tests.support.revisions import store as store_there
 
 WAIT_S = 20.0
 Texts = Mapping[str, str | None]
@@ -78,11 +80,14 @@ class Member:
         """Revisions straight into its repository, while it is down."""
         self.home.mkdir(exist_ok=True)
         repository = Repository.open(self.repository, fs=HastyFs())
+        before = at = repository.head()
         for each in changes:
-            commit_there(repository, each)
+            at = repository.commit(store_there(repository, each, parent=at))
+        if at is not None:
+            repository.advance({MAIN: (before.id if before is not None else None, at.id)})
         repository.close()
 
-    async def begin(self, *, serving: bool = True) -> None:
+    async def begin(self, *, serving: bool = True, hold: Hold | None = None) -> None:
         """Begin all of it; not ``serving``: nobody can ask it or push to it."""
         self.home.mkdir(exist_ok=True)
         self.store = Store(
@@ -93,6 +98,7 @@ class Member:
             self.store, manager=self.name, writer=self.writer, peers=self.peers, replicas_min=self.replicas_min,
             tls=self.tls,
         )  # fmt: skip
+        self.store.hold = hold
         await self.store.begin()
         self._server = grpc.aio.server(options=server_options())
         deny = DenyList(self.deny)
@@ -120,6 +126,11 @@ class Member:
         self.writer = writer or self.writer
         await self.begin(serving=serving)
 
+    async def begin_as(self, writer: str) -> None:
+        """Begin with that writer."""
+        self.writer = writer
+        await self.begin()
+
     # ------------------------------------------------------------------ what it does and has
 
     async def commit(
@@ -145,6 +156,10 @@ class Member:
     async def refs(self) -> dict[str, CommitId]:
         """Every ref."""
         return await self.store.read(Repository.refs)
+
+    def shared_refs(self) -> dict[str, CommitId]:
+        """Those that every manager has."""
+        return {name: tip for name, tip in self.store._state.refs.items() if not name.startswith(JOINING)}
 
     async def line(self) -> list[Commit]:
         """Its revisions, the oldest first."""
@@ -199,12 +214,12 @@ async def until(is_so: Callable[[], bool], what: str = "") -> None:
 
 
 async def same_line(*those: Member) -> None:
-    """Wait until all of them have the same head, and it is confirmed everywhere."""
+    """Wait until all of them have the same refs, and head is confirmed everywhere."""
 
     def is_so() -> bool:
         head = those[0].store.head()
         return head is not None and all(
-            member.head() == head.id and member.confirmed() == head.revision for member in those
+            member.confirmed() == head.revision and member.shared_refs() == those[0].shared_refs() for member in those
         )
 
-    await until(is_so, f"all have one line: {[(each.name, each.store.head(), each.confirmed()) for each in those]}")
+    await until(is_so, f"all have the same: {[(each.name, each.shared_refs(), each.confirmed()) for each in those]}")

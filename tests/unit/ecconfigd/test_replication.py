@@ -237,7 +237,7 @@ def test_a_history_that_is_too_large_for_one_pack_goes_in_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To an empty peer, and back to a writer that lost its disk; no part counts as confirmed before the last one."""
-    for module in ("pushing", "join"):
+    for module in ("pushing", "fetching"):
         monkeypatch.setattr(f"managerd.ecconfigd.{module}.STEP_BYTES", 60_000)
 
     def content(n: int) -> bytes:
@@ -384,11 +384,11 @@ def test_rollouts_and_side_branches_are_the_same_everywhere(tmp_path: Path) -> N
                 return tip
 
             tip = await m1.store.write(branch)
-            await until(lambda: m2.store._state.refs.get(SIDE + "m9-r2") == tip, "the branch is there")
+            await until(lambda: m2.shared_refs().get(SIDE + "m9-r2") == tip, "the branch is there")
             assert (await m2.refs())[ROLLOUT] == (await m1.refs())[ROLLOUT]
             request = CommitRequest("settled", (), "", settles=("m9-r2",))
             assert (await m1.store.commit(request, "operator:alice")).outcome is Outcome.COMMITTED
-            await until(lambda: SIDE + "m9-r2" not in m2.store._state.refs, "the branch is gone")
+            await until(lambda: SIDE + "m9-r2" not in m2.shared_refs(), "the branch is gone")
             assert (await m2.refs())[JOINED + "m9-r2"] == tip
             assert (await m2.refs())[CONFIRMED] == m1.head()
             fsck(m2.repository)
@@ -417,7 +417,7 @@ def test_what_only_a_peer_has_is_taken_up_when_the_writer_is_older(tmp_path: Pat
             await m1.store.write(lambda repository: commit_there(repository, {"n": File(b"2")}, ref=ROLLOUT))
             await m1.made({"global/b": "2"})
             await same_line(m1, m2)
-            await until(lambda: SIDE + "m9-r1" not in m2.store._state.refs, "settled there")
+            await until(lambda: SIDE + "m9-r1" not in m2.shared_refs(), "settled there")
             was = await m2.refs()
             await m1.end()
             shutil.rmtree(m1.home)
