@@ -44,10 +44,11 @@ class MissingError(DamageError):
 class ObjectStore:
     """The ``objects`` directory of a git repository. One owner thread for changes; reads from any thread."""
 
-    def __init__(self, path: Path, fs: FileSystem) -> None:
+    def __init__(self, path: Path, fs: FileSystem, *, loose: bool = True) -> None:
         """Use ``open``."""
         self.path = path
         self._fs = fs
+        self._loosely = loose
         self._changing = threading.Lock()  # one change at a time, whoever the owner is
         self._loose = LooseObjects(path, fs)
         self._packs = Packs(path / "pack", fs)
@@ -60,9 +61,13 @@ class ObjectStore:
         self._packed: Cache[str, bytes] = Cache(_PACKED_BYTES_CACHED)
 
     @classmethod
-    def open(cls, path: Path, *, fs: FileSystem = OS) -> Self:
-        """Open ``path``; it is created, durably, when missing. StorageError, DamageError."""
-        store = cls(path, fs)
+    def open(cls, path: Path, *, fs: FileSystem = OS, loose: bool = True) -> Self:
+        """Open ``path``; it is created, durably, when missing. StorageError, DamageError.
+
+        Without ``loose`` what is received stays the pack that it is, however small: three syncs instead of two for
+        each object, for who does little else than receive, and maintains often.
+        """
+        store = cls(path, fs, loose=loose)
         with store.storing():
             fs.make_dirs(path / "pack")
             fs.make_dirs(path / "info")  # git's own tools expect it
@@ -92,12 +97,12 @@ class ObjectStore:
     def receive(self, pieces: Iterable[bytes], *, bytes_max: int) -> list[str]:
         """Store a git pack; durable on return; the ids in it. DamageError for bad bytes, StorageError.
 
-        ``bytes_max`` bounds the pack, and what it inflates to. A small one becomes loose objects.
+        ``bytes_max`` bounds the pack, and what it inflates to. A small one becomes loose objects, see ``open``.
         """
         with self.storing(), self._packs.temporary() as file:
             self._packs.fill(file, pieces, bytes_max=bytes_max)
             entries = []
-            few: list[tuple[str, int, bytes]] | None = []
+            few: list[tuple[str, int, bytes]] | None = [] if self._loosely else None
             for entry, content in read_whole(file.mapped(), bytes_max):
                 entries.append(entry)
                 if few is not None:

@@ -1,7 +1,7 @@
 """The packs of a repository on disk: found, read, added, dropped.
 
-A pack is two files, ``pack-ID.pack`` and ``pack-ID.idx``; the index makes it visible, so it is renamed last, when the
-pack's own name is durable, and goes first. Readers work on a snapshot; what a snapshot holds stays readable (mapped)
+A pack is two files, ``pack-ID.pack`` and ``pack-ID.idx``, written and synced under other names; the index makes it
+visible, so it is renamed last and goes first. An index whose pack's name a power cut took counts as not there. Readers work on a snapshot; what a snapshot holds stays readable (mapped)
 even when the files are gone, whoever removed them. Packs that git made (``git gc``) are read as well, deltas included.
 """
 
@@ -190,10 +190,12 @@ class Packs:
         target = self._path / f"pack-{checksum.hex()}.pack"
         with self.temporary() as index:
             index.append(index_bytes(entries, checksum))
-            file.rename(target)  # durable before the index is there
+            file.datasync()
+            index.datasync()
             self._unsynced = True
+            file.rename(target)
             index.rename(target.with_suffix(".idx"))
-        self._unsynced = False
+        self.sync()
         self.scan(force=True)
         return target
 
@@ -257,10 +259,13 @@ class TemporaryPack:
         """What was written."""
         return mmap.mmap(self._open().fd, self.length, prot=mmap.PROT_READ) if self.length else b""
 
-    def rename(self, target: Path) -> None:
-        """Bytes, then name: durable on return."""
+    def datasync(self) -> None:
+        """What was appended is durable on return."""
         self._open().datasync()
-        self._fs.rename(self._path, target)
+
+    def rename(self, target: Path) -> None:
+        """Another name; not synced."""
+        self._fs.rename(self._path, target, sync=False)
         self._renamed = True
 
     def _open(self) -> File:

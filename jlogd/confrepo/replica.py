@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 OBJECTS, IDENTITY = "objects", "identity"
 PACK_BYTES_MAX: Final = m.TREE_BYTES_MAX + (88 << 20)  # as attach.messages: a whole view, its trees, what packs add
-HAVE_MAX: Final = 16
+HAVE_MAX: Final = 4  # the manager walks the trees of each; the newest has nearly everything
 SECRET_MODE: Final = 0o600
 DROPPED_MAX: Final = 100  # revisions removed before the objects that only they needed are
 _NAMED_MAX: Final = 3  # paths in a one-line error
@@ -81,7 +81,7 @@ class Replica:
         views = Views.open(directory, fs)
         identity = Identity.load_or_create(directory / IDENTITY, fs)
         try:
-            store = ObjectStore.open(directory / OBJECTS, fs=fs)
+            store = ObjectStore.open(directory / OBJECTS, fs=fs, loose=False)
         except DamageError as error:
             log.error("configuration: %s; everything is fetched again", error)  # noqa: TRY400 - for a person
             store = _new_store(views, fs)
@@ -246,12 +246,12 @@ class Replica:
             self._dropped += len(going)
         if self._dropped >= (1 if thorough else DROPPED_MAX):
             self._drop_objects()
+        self._store.maintain()
 
     def _drop_objects(self) -> None:
         try:
             kept = [name for name in self.views.kept() if name in self._store]
             self._store.keep_only(kept_objects(self._store, kept, self._scope))
-            self._store.maintain()
         except DamageError as error:
             log.warning("configuration: objects stay that may not be needed: %s", error)
             self.doubt()
@@ -326,4 +326,4 @@ def _new_store(views: Views, fs: FileSystem) -> ObjectStore:
     with views.storing():
         fs.remove_tree(path)
         fs.sync_dir(views.directory)
-    return ObjectStore.open(path, fs=fs)
+    return ObjectStore.open(path, fs=fs, loose=False)

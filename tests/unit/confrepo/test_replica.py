@@ -21,9 +21,9 @@ def origin(tmp_path: Path) -> Origin:
     return Origin(tmp_path)
 
 
-def objects(directory: Path) -> Iterator[Path]:
-    """Files of the object store."""
-    return (path for path in sorted((directory / "config/objects").rglob("*")) if path.is_file())
+def packs(directory: Path) -> Iterator[Path]:
+    """Those of the object store."""
+    return (directory / "config/objects/pack").glob("*.pack")
 
 
 def test_a_revision_is_here_when_all_of_it_is(tmp_path: Path, origin: Origin) -> None:
@@ -80,9 +80,10 @@ def test_damaged_objects_are_found_and_can_be_fetched_anew(tmp_path: Path, origi
     replica = open_replica(tmp_path / "config")
     first = origin.commit(put("global/a", "first") | put("global/b", "b"))
     run(replica, origin, first)
-    for path in objects(tmp_path):
+    for path in packs(tmp_path):
         path.chmod(0o644)
-        path.write_bytes(path.read_bytes()[:-3] + b"xyz")
+        stored = path.read_bytes()
+        path.write_bytes(stored[:12] + bytes(byte ^ 0xFF for byte in stored[12:-20]) + stored[-20:])
     replica = open_replica(tmp_path / "config")
     second = origin.put("global/a", "second")
     with pytest.raises(JlogdError):
