@@ -1,8 +1,9 @@
 """The packs of a repository on disk: found, read, added, dropped.
 
 A pack is two files, ``pack-ID.pack`` and ``pack-ID.idx``, written and synced under other names; the index makes it
-visible, so it is renamed last and goes first. An index whose pack's name a power cut took counts as not there. Readers work on a snapshot; what a snapshot holds stays readable (mapped)
-even when the files are gone, whoever removed them. Packs that git made (``git gc``) are read as well, deltas included.
+visible, so it is renamed last and goes first. An index whose pack's name a power cut took counts as not there.
+Readers work on a snapshot; what a snapshot holds stays readable (mapped) even when the files are gone, whoever removed
+them. Packs that git made (``git gc``) are read as well, deltas included.
 """
 
 import mmap
