@@ -10,7 +10,7 @@ The more specific layer wins. A *view* has the layers' paths without the layers'
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NewType
 
 Revision = NewType("Revision", int)  # 1, 2, …; 0 = none
@@ -74,11 +74,15 @@ Changes = Mapping[str, File | None]  # path → new file, None = deleted
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """Why a commit is refused. ``line`` from 1; 0 = the whole file. ``path`` is in the repository; "" = all of it."""
+    """Why a commit is refused. ``line`` from 1; 0 = the whole file. ``path`` is in the repository; "" = all of it.
+
+    ``quotes``: other paths of the repository whose contents ``problem`` may repeat.
+    """
 
     path: str
     line: int
     problem: str
+    quotes: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         if not self.path:

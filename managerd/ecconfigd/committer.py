@@ -249,13 +249,18 @@ class _Permit:
             raise NotPermittedError(f"{self._author} may not {right} {refused[0]}{more}: see global/access.toml")
 
     def shown(self, faults: Sequence[Fault], own: Container[str]) -> list[Fault]:
-        """The faults, without the words of those in others' files that the author may not read: they tell values."""
+        """The faults, without the words of those that tell values of files that the author may not read."""
         may = self._rules.judge(self._author, "read", self._scope)
-        return [f if not f.path or f.path in own or may(f.path) else _veiled(f) for f in faults]
+
+        def known(path: str) -> bool:
+            return not path or path in own or may(path)
+
+        return [fault if all(map(known, (fault.path, *fault.quotes))) else _veiled(fault) for fault in faults]
 
 
 def _veiled(fault: Fault) -> Fault:
-    return Fault(fault.path, fault.line, "is not valid together with this change (you may not read the file)")
+    why = "is not valid together with what other layers say, or with this change (you may not read all of it)"
+    return Fault(fault.path, fault.line, why)
 
 
 def _conflict(conflicts: Sequence[Conflict], permit: _Permit) -> Result:

@@ -12,6 +12,7 @@ Nothing is decrypted, nothing is fetched.
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Final
 
 import jlogd.settings
@@ -103,7 +104,9 @@ class Validation:
         for path, scopes in _affected(candidate, nodes, schemas).items():
             for scope, layers in _distinct(candidate, path, scopes):
                 yield None
-                yield from self._view_faults(candidate, path, scope, layers, schemas)
+                quotes = tuple(f"{layer}/{path}" for layer, _ in layers)
+                found = self._view_faults(candidate, path, scope, layers, schemas)
+                yield from (replace(fault, quotes=quotes) for fault in found)
 
     def _unsound(self, schemas: "_Schemas") -> Iterator[Fault]:
         """Changed schemas that are none, whether they govern a file or not."""
