@@ -125,16 +125,21 @@ def show(connection: Connection, *, rev: str, as_json: bool) -> None:
 
 
 def changes(client: Client, rev: str) -> tuple[pb.Revision, Iterator[difference.Difference]]:
-    """The revision, and each file that it changed: old contents first, then the new ones as they come."""
-    found = client.log(until=rev, limit=1)
+    """The revision, and each file that it changed: old contents first, then the new ones as they come.
+
+    By ids: a side branch has revisions of the same numbers as the main line.
+    """
+    found = client.log(until=rev, limit=2)
     revision = found.revisions[0] if found.revisions else client.tree(rev, names_only=True).revision
-    this, before = f"r{revision.revision}", f"r{revision.revision - 1}" if revision.revision > 1 else ""
+    before = f"r{revision.revision - 1}" if revision.revision > 1 else ""
+    if len(found.revisions) > 1:
+        before = found.revisions[1].id
     old: dict[str, m.File] = {}
     if before:
-        for change in client.tree(before, since=this).changes:
+        for change in client.tree(before, since=revision.id).changes:
             if change.content is not None:
                 old[change.path] = m.File(change.content, change.mode)
-    return revision, _differences(client, this, before, old)
+    return revision, _differences(client, revision.id, before, old)
 
 
 def _differences(client: Client, this: str, before: str, old: dict[str, m.File]) -> Iterator[difference.Difference]:

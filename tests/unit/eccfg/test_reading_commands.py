@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jlogd.confrepo.model import SYMLINK, Commit, File
+from jlogd.confrepo.model import SYMLINK, Commit, CommitId, File
+from jlogd.confrepo.repository import SIDE, Repository
 from managerd.eccfg.cli import cli
 from managerd.eccfg.commands import nodes as nodes_module
 from managerd.eccfg.commands.nodes import Awaited
@@ -102,6 +103,32 @@ def test_show_is_the_revision_and_its_diff_without_secrets(m1: Hosted, eccfg: Ec
     assert (first["revision"], {file["status"] for file in first["files"]}) == (1, {"added"})
     assert len(first["files"]) == len(APP)
     assert "QUJD" not in str(first["files"])
+
+
+def test_show_of_a_side_branch_is_what_its_writer_took(m1: Hosted, eccfg: Eccfg) -> None:
+    """The main line has a revision of the same number, which is another one."""
+    first = m1.commit({"global/a": "before\n"})
+    m1.commit({"global/a": "main\n"})
+
+    def branch(repository: Repository) -> list[CommitId]:
+        ids, parent = [], first
+        for text in ("one\n", "two\n"):
+            draft = repository.draft(
+                parent, {"global/a": File(text.encode())}, author="operator:bob", message=text, time_s=1_700_000_100
+            )
+            made, sealed = repository.seal(draft.content)
+            repository.store.add([*draft.objects, sealed])
+            parent = repository.commit(made)
+            ids.append(made)
+        repository.advance({SIDE + "m2-r3": (None, ids[-1])})
+        return ids
+
+    one, two = m1.do(m1.served.parts.store.write(branch))
+    for shown_id, before, after in ((one, "-before", "+one"), (two[:8], "-one", "+two")):
+        shown = eccfg("show", shown_id).out.decode()
+        assert before in shown
+        assert after in shown
+        assert "main" not in shown
 
 
 # ---------------------------------------------------------------------- files
