@@ -45,6 +45,7 @@ HURRY_S: Final = 1.0  # commits in a row do not become dials in a row: at most t
 TRIES_MAX: Final = 3  # a peer's refs that keep changing while we push
 FIRST_ANSWERS_S: Final = 3.0  # after the start, for peers that neither answer nor refuse
 WRITER_WAIT_S = 3.0  # how long a forwarded call waits for somebody to say where the writer is
+ERROR_CHARACTERS_MAX: Final = 1000
 NONE_YET: Final = Revision(0)
 
 
@@ -308,6 +309,7 @@ class Replication:
         return "; ".join(f"{state.who}: {state.error}" for state in self._peers if state.error)
 
     def _note(self, state: PeerState, word: str, error: str) -> None:
+        error = " ".join(error.split())[:ERROR_CHARACTERS_MAX]  # in part the peer's words
         if error and error != state.error:
             log.warning("%s: %s: %s", state.who, word, error)
         elif not error and state.error:
