@@ -1,8 +1,8 @@
 """Which manager eccfg talks to and as whom: options, else ``~/.config/eccfg.toml``, else ``ECCFG_*``.
 
-Each value is looked up on its own, and every message says where it was found. A working copy
-remembers the address of its manager (never a certificate): it counts before the settings file.
-Of several managers the first that answers is used.
+Each value is looked up on its own, and every message says where it was found. A working copy remembers the address of
+its manager (never a certificate): it counts before the settings file, and when that names it as one of several, the
+others are tried after it. Of several managers the first that answers is used.
 """
 
 import os
@@ -116,7 +116,7 @@ class Connection:
         """Addresses in the order in which they are tried. SettingsError when there is none."""
         sources: tuple[tuple[str, Callable[[], tuple[str, ...]]], ...] = (
             ("--manager", lambda: self.options.managers),
-            ("the working copy", lambda: remembered_manager(self.directory)),
+            ("the working copy", self._remembered),
             (str(self.settings_file), lambda: self.settings().manager),
             ("ECCFG_MANAGER", lambda: _words(self.environment.get("ECCFG_MANAGER", ""))),
         )
@@ -125,6 +125,14 @@ class Connection:
             if found:
                 return Found(found, source)
         raise SettingsError([_NO_MANAGER.format(self.settings_file)])
+
+    def _remembered(self) -> tuple[str, ...]:
+        remembered = remembered_manager(self.directory)
+        if not remembered:
+            return ()
+        fleet = self.settings().manager
+        others = (other for other in fleet if other not in remembered)
+        return (*remembered, *others) if remembered[0] in fleet else remembered
 
     def tls(self) -> TlsFiles | None:
         """Our certificate and the authority; None: no TLS. SettingsError naming what is missing."""

@@ -189,15 +189,14 @@ def _server_lines(server: pb.StatusResponse | None) -> Iterable[str]:
     if server is None:
         return
     if server.confirmed < server.head.revision:
-        yield (
-            f"r{server.confirmed + 1} to r{server.head.revision} are stored, but not on {server.replicas_min} managers "
-            f"yet: nodes do not get them"
-        )
+        first, last = server.confirmed + 1, server.head.revision
+        which, them = (f"r{last} is", "it") if first == last else (f"r{first} to r{last} are", "them")
+        yield f"{which} stored, but not on {server.replicas_min} managers yet: nodes do not get {them}"
     for peer in server.peers:
         if peer.state != "connected":
-            yield printable(
-                f"manager {peer.name or peer.address}: {peer.state}, at r{peer.revision} {peer.error}".rstrip()
-            )
+            known = f", last seen at r{peer.revision}" if peer.revision else ""
+            why = f": {peer.error}" if peer.error else ""
+            yield printable(f"manager {peer.name or peer.address}: {peer.state}{known}{why}")
     for side in server.side_branches:
         paths = ", ".join(side.paths[:5])
         yield printable(f"side branch {side.name} has changes that could not be merged: {paths}")

@@ -66,6 +66,15 @@ def test_a_working_copy_remembers_its_manager(home: Path) -> None:
     )
 
 
+def test_a_working_copy_knows_the_other_managers_of_its_fleet(home: Path) -> None:
+    """Those that the settings file names together with the one that it was cloned from."""
+    (home / "xdg/eccfg.toml").write_text('manager = ["m1:7440", "m2:7440"]\n')
+    for remembered, tried in (("m2:7440", ("m2:7440", "m1:7440")), ("m9:7440", ("m9:7440",))):
+        Metadata.create(home / remembered, remembered)
+        inside = Connection(Options(), home / remembered, environment=environment(home))
+        assert inside.managers() == Found(tried, "the working copy")
+
+
 def test_what_is_missing_is_named_with_what_is_known(home: Path) -> None:
     nothing = {"HOME": str(home / "elsewhere")}
     assert settings_path(nothing) == home / "elsewhere/.config/eccfg.toml"
