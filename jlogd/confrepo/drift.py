@@ -4,9 +4,10 @@ A cheap look is one lstat a file; whatever it cannot rule out is decided by the 
 full look reads everything: it finds what was changed under an unchanged time.
 """
 
+import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -41,7 +42,7 @@ def scan(directory: str) -> Found:
     try:
         while waiting:
             prefix = waiting.pop()
-            with os.scandir(directory + "/" + prefix) as names:
+            with _opened(directory + "/" + prefix) as fd, os.scandir(fd) as names:  # by fd: paths are looked up once
                 for name in names:
                     path = prefix + name.name
                     if name.is_dir(follow_symlinks=False):
@@ -51,8 +52,17 @@ def scan(directory: str) -> Found:
             if len(found) + len(waiting) > SCANNED_MAX:
                 raise RefusedError(f"{directory}: more than {SCANNED_MAX} names: move away what is not configuration")
     except OSError as error:
-        raise StorageError(f"{error.filename or directory}: {error.strerror}") from error
+        raise StorageError(f"{directory}: {error.strerror}") from error
     return found
+
+
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def compare(manifest: Manifest, found: Found, directory: str, *, full: bool = False) -> dict[str, Kind]:

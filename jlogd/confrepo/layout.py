@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from jlogd.confrepo import model as m
-from jlogd.confrepo.drift import Found, Kind, content_of, untouched
+from jlogd.confrepo.drift import Found, Kind, content_of
 from jlogd.confrepo.layering import Plan
 from jlogd.confrepo.manifest import LOCAL_NS, Item, Manifest, hash_of, key_of
 from jlogd.confrepo.view import NEW, Views
@@ -24,7 +24,9 @@ from jlogd.runtime.fs import FileSystem
 SYNCED_ONE_BY_ONE: Final = 16  # more files or directories than this: one sync of the whole file system
 VIEW_DIR_MODE: Final = 0o755  # who may look in is decided above: the spool's own directories are closed
 # Where a file cannot have another name it is written again: links used up, not allowed, not known to the file system.
-_NO_LINK: Final = frozenset({errno.EMLINK, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_LINK: Final = frozenset(
+    {errno.EMLINK, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT}
+)  # the last: gone since it was looked at
 
 Content = Callable[[str, tuple[tuple[str, m.Entry], ...]], m.File]  # path, what it is made of → bytes; mode 0600 too
 
@@ -75,6 +77,7 @@ class _Layout:
         self._old = before.manifest.files if before is not None else {}
         self._carried = self._carry() if keep else {}
         self._left_out = self._clashes()
+        self._keys = {path: key_of(entries) for path, entries in plan.items()}
         self._items: dict[str, Item] = {}
         self._few = False  # files and directories are synced one by one
 
@@ -84,9 +87,7 @@ class _Layout:
         self._few = max(len(directories), self._to_write()) <= SYNCED_ONE_BY_ONE
         for path, kind in self._carried.items():
             self._place_local(path, kind)
-        for path in placed:
-            if path not in self._carried:
-                self._place(path)
+        self._place_all([path for path in placed if path not in self._carried])
         for path in self._left_out | (self._carried.keys() & self._plan.keys()):
             if path not in self._items:
                 self._items[path] = self._wanted(path)
@@ -98,20 +99,34 @@ class _Layout:
     def _to_write(self) -> int:
         """How many files will probably not be links."""
         old = self._old
-        return len(self._changes) + sum(
-            path not in old or old[path].key != key_of(entries) for path, entries in self._plan.items()
-        )
+        return len(self._changes) + sum(path not in old or old[path].key != key for path, key in self._keys.items())
 
-    def _place(self, path: str) -> None:
-        key = key_of(self._plan[path])
-        old = self._old.get(path)
-        if old is not None and old.key == key and path not in self._changes:
-            now = self._found[path]
-            if self._link(f"{self._before_directory}/{path}", path):
-                self._items[path] = old if untouched(old, now) else replace(old, mtime_ns=now.st_mtime_ns)
-                return
+    def _place_all(self, paths: Iterable[str]) -> None:
+        links: dict[str, list[str]] = {}  # directory → names in it that are just as before
+        for path in paths:
+            old = self._old.get(path)
+            if old is not None and old.key == self._keys[path] and path not in self._changes:
+                directory, _, name = path.rpartition("/")
+                links.setdefault(directory, []).append(name)
+            else:
+                self._make(path)
+        for directory, names in links.items():
+            self._link_all(directory, names)
+
+    def _link_all(self, directory: str, names: list[str]) -> None:
+        source, target = (f"{top}/{directory}" for top in (self._before_directory, self._new))
+        failed = set(self._fs.link_all(source, target, names, _NO_LINK))
+        for name in names:
+            path = f"{directory}/{name}" if directory else name
+            if name in failed:
+                self._make(path)
+                continue
+            old, now = self._old[path], self._found[path]
+            self._items[path] = old if old.mtime_ns == now.st_mtime_ns else replace(old, mtime_ns=now.st_mtime_ns)
+
+    def _make(self, path: str) -> None:
         file = self._content(path, self._plan[path])
-        self._items[path] = self._write(path, file, key)
+        self._items[path] = self._write(path, file, self._keys[path])
 
     @property
     def _before_directory(self) -> str:
@@ -121,7 +136,7 @@ class _Layout:
         try:
             self._fs.link(source, f"{self._new}/{path}")
         except OSError as error:
-            if error.errno in _NO_LINK or error.errno == errno.ENOENT:  # gone since it was looked at
+            if error.errno in _NO_LINK:
                 return False
             raise
         return True
@@ -132,7 +147,7 @@ class _Layout:
 
     def _wanted(self, path: str) -> Item:
         """What the manifest says of a file that this machine has otherwise, or not at all."""
-        key = key_of(self._plan[path])
+        key = self._keys[path]
         old = self._old.get(path)
         if old is not None and old.key == key:
             return replace(old, mtime_ns=LOCAL_NS)
@@ -165,7 +180,7 @@ class _Layout:
         source = f"{self._before_directory}/{path}"
         content = self._wanted_now(path, source)
         if content is not None:  # somebody made the same change on this machine and in the repository
-            self._items[path] = self._write(path, content, key_of(self._plan[path]))
+            self._items[path] = self._write(path, content, self._keys[path])
         elif not self._link(source, path):
             self._copy(path, source)
 

@@ -17,7 +17,7 @@ import contextlib
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -162,6 +162,34 @@ class FileSystem:
     def link(self, source: str | Path, target: str | Path) -> None:
         """A second name for the same file (a symlink itself, not what it points to). Not synced."""
         os.link(source, target, follow_symlinks=False)
+
+    def link_all(self, source: str, target: str, names: Iterable[str], tolerated: Container[int]) -> list[str]:
+        """``link`` for names of the directory ``source`` into the directory ``target``, paths looked up once.
+
+        Those are returned that fail with one of the ``tolerated`` errors. Not synced.
+        """
+        failed = []
+        try:
+            source_fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in tolerated:
+                raise
+            return list(names)
+        try:
+            target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                for name in names:
+                    try:
+                        os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+                    except OSError as error:
+                        if error.errno not in tolerated:
+                            raise
+                        failed.append(name)
+            finally:
+                os.close(target_fd)
+        finally:
+            os.close(source_fd)
+        return failed
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory with everything below it. Not synced: coming back, whole or in part, must be harmless.

@@ -8,7 +8,7 @@ without ``fail_at`` to learn how many ``operations`` there are, then once for ea
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from jlogd.runtime.fs import DIR_MODE, FILE_MODE, Buffer, File, FileSystem
@@ -154,6 +154,10 @@ class FaultyFs(FileSystem):
         self.check("link", Path(target))
         super().link(source, target)
 
+    def link_all(self, source: str, target: str, names: Iterable[str], tolerated: Container[int]) -> list[str]:
+        """One by one."""
+        return link_one_by_one(self, source, target, names, tolerated)
+
     def remove_tree(self, path: Path) -> None:
         """Fail having removed a part, or remove it."""
         if self.count("remove_tree", path):
@@ -167,3 +171,18 @@ class FaultyFs(FileSystem):
         """Fail or remove."""
         self.check("unlink", path)
         super().unlink(path, missing_ok=missing_ok)
+
+
+def link_one_by_one(
+    fs: FileSystem, source: str, target: str, names: Iterable[str], tolerated: Container[int]
+) -> list[str]:
+    """``link_all`` by ``link``, for a file system that looks at each."""
+    failed = []
+    for name in names:
+        try:
+            fs.link(f"{source}/{name}", f"{target}/{name}")
+        except OSError as error:
+            if error.errno not in tolerated:
+                raise
+            failed.append(name)
+    return failed

@@ -4,11 +4,12 @@ import base64
 import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from jlogd.runtime.fs import DIR_MODE, FILE_MODE, Buffer, File, FileSystem
 from tests.support import power_cut
+from tests.support.faulty_fs import link_one_by_one
 from tests.support.power_cut import EventLog, inode_of
 
 
@@ -103,6 +104,10 @@ class PowerCutFs(FileSystem):
         if not os.path.lexists(target):
             self.log.add(op="create", path=os.path.abspath(target))
         super().link(source, target)
+
+    def link_all(self, source: str, target: str, names: Iterable[str], tolerated: Container[int]) -> list[str]:
+        """One by one."""
+        return link_one_by_one(self, source, target, names, tolerated)
 
     def symlink(self, target: str | bytes, path: Path) -> None:
         """Note the name, then make it."""
