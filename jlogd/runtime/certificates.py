@@ -45,6 +45,7 @@ def _diagnose_tls(address: str, plain: socket.socket, tls: TlsFiles) -> tuple[st
     except (OSError, ssl.SSLError) as error:
         return "certificate", f"{tls.cert}, {tls.key}: not a usable pair: {error}"
     context.set_alpn_protocols(["h2"])
+    plain.getpeername()  # wrapping one that was reset already leaks it (CPython 3.11)
     try:
         with context.wrap_socket(plain, server_hostname=MANAGER_SERVER_NAME) as secure:
             # TLS 1.3: what the server thinks of our certificate comes after the handshake.
