@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 ApplySettings = Callable[[Path | None], list[str]]
 
-RELOAD_LOG: Final = "reload.log"
+RELOAD_LOG: Final = "reload.log"  # of the last run that went well
+RELOAD_FAILED_LOG: Final = "reload.failed.log"  # of the last one that did not: the way back runs the command again
 HEALTH_S: Final = 30.0  # for one check
 CHANGED_MAX: Final = 100  # paths in JLOGD_CHANGED_PATHS; a command's environment is bounded
 
@@ -113,13 +114,14 @@ class Activation:
         directory = views.path(point.id) if point is not None else self._replica.directory
         environment = self._environment(point, old)
         ran = hook.run(argv, directory, environment, self._settings.reload_timeout, self._stopping, clock=self._clock)
+        log_file = self._replica.directory / (RELOAD_FAILED_LOG if ran.error else RELOAD_LOG)
         try:
             revision = point.revision if point is not None else 0
-            hook.keep_output(self._replica.directory / RELOAD_LOG, ran, revision, fs=self._fs, clock=self._clock)
+            hook.keep_output(log_file, ran, revision, fs=self._fs, clock=self._clock)
         except JlogdError as error:
             log.warning("configuration: %s", error)
         if ran.error:
-            log.error("configuration: reload: %s (output: %s)", ran.error, self._replica.directory / RELOAD_LOG)
+            log.error("configuration: reload: %s (output: %s)", ran.error, log_file)
         return f"reload: {ran.error}" if ran.error else ""
 
     def _environment(self, point: Point | None, old: Point | None) -> dict[str, str]:

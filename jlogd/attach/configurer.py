@@ -4,7 +4,8 @@ One worker thread owns the ``Replica``, the memory on the disk and the decisions
 put what they hear into the ``Inbox``. A step is: look at what is new, decide, carry out the effects; then wait for
 news or for the time that the decisions name.
 
-    <spool>/<node>/config/   current, revisions/, objects/, identity (``confrepo.replica``), state.json, reload.log
+    <spool>/<node>/config/   current, revisions/, objects/, identity (``confrepo.replica``), state.json, reload.log,
+                             reload.failed.log
 """
 
 import logging

@@ -22,10 +22,12 @@ from managerd.v1 import config_pb2 as pb
 
 ID_DIGITS = 8  # of an id in messages
 SIDE_LINES_MAX = 20  # of a diff that shows one side of a conflict
+IN_A_WORKING_COPY = "'eccfg pull' merges what it can and offers --mine, --theirs, --manual"
+ON_THE_SERVER = "later revisions changed the same ('eccfg log PATH'): change it in a working copy, as you want it now"
 _Outcome = pb.CommitResponse
 
 
-def report(response: pb.CommitResponse, *, as_json: bool) -> int:
+def report(response: pb.CommitResponse, *, as_json: bool, conflict_hint: str = IN_A_WORKING_COPY) -> int:
     """Print it; returns the exit code. An outcome of a newer manager that is not known here is RefusedError."""
     outcome = response.outcome
     if outcome in {_Outcome.OUTCOME_COMMITTED, _Outcome.OUTCOME_UNCONFIRMED}:
@@ -42,7 +44,7 @@ def report(response: pb.CommitResponse, *, as_json: bool) -> int:
     if outcome == _Outcome.OUTCOME_REFUSED:
         return _refused(response, as_json=as_json)
     if outcome == _Outcome.OUTCOME_CONFLICT:
-        return _conflict(response, as_json=as_json)
+        return _conflict(response, conflict_hint, as_json=as_json)
     raise RefusedError(f"the manager answered outcome {outcome}, which this eccfg does not know: update eccfg")
 
 
@@ -73,7 +75,7 @@ def _committed(response: pb.CommitResponse, *, as_json: bool) -> int:
             note(f"note: not sent to all nodes at once: {printable(response.held)}")
         if not confirmed:
             note(
-                "note: stored, but not on enough managers yet: nodes get it as soon as it is; "
+                "note: stored, but not on enough managers yet: nodes get it once it is; "
                 "'eccfg status' shows which manager is missing"
             )
     return 0 if confirmed else DeadlineError.exit_code
@@ -113,7 +115,7 @@ def _json_error(reason: str, message: str, **more: Any) -> None:
 # ---------------------------------------------------------------------- conflicts
 
 
-def _conflict(response: pb.CommitResponse, *, as_json: bool) -> int:
+def _conflict(response: pb.CommitResponse, hint: str, *, as_json: bool) -> int:
     if as_json:
         conflicts = [{"path": each.path, "keys": list(each.keys)} for each in response.conflicts]
         _json_error(ConflictError.reason, "conflict: nothing was stored", conflicts=conflicts)
@@ -121,7 +123,7 @@ def _conflict(response: pb.CommitResponse, *, as_json: bool) -> int:
         for conflict in response.conflicts:
             for line in conflict_lines(conflict):
                 note(line)
-        note("conflict: nothing was stored; 'eccfg pull' merges what it can and offers --mine, --theirs, --manual")
+        note(f"conflict: nothing was stored; {hint}")
     return ConflictError.exit_code
 
 

@@ -176,4 +176,5 @@ def _commit(
     if not edits:
         raise UsageError("there is no file to put")
     with connection.connect() as client:
-        return outcome.report(client.commit(edits, message, base=base, sign=sign), as_json=as_json)
+        answer = client.commit(edits, message, base=base, sign=sign)
+        return outcome.report(answer, as_json=as_json, conflict_hint=outcome.ON_THE_SERVER)

@@ -218,6 +218,9 @@ def test_a_reload_command_that_fails_takes_the_revision_back(node: Node, origin:
     assert report.error == f"reload: {tmp_path}/hook: exit 3: a is bad"
     assert log.read_text().splitlines() == ["1 a", "2 a", "b", "1 a", "b"]
     assert " r1 exit 0 " in (node.home / "reload.log").read_text()
+    failed = (node.home / "reload.failed.log").read_text()
+    assert " r2 exit 3 " in failed
+    assert failed.endswith("a is bad\n")
     assert node.view == {"a": b"good"}
     third = origin.put("global/a", "good again")
     manager.tell(origin.target(third))

@@ -43,6 +43,16 @@ def test_put_takes_a_file_a_directory_or_stdin(
     assert len(server.revisions) == 4
 
 
+def test_a_conflict_on_the_server_says_what_helps_there(server: ConfigServer, eccfg: Eccfg, tmp_path: Path) -> None:
+    """A pull would merge nothing: there is no working copy."""
+    server.add({"global/app.toml": b"port = 81\n"})
+    (tmp_path / "app.toml").write_bytes(b"port = 82\n")
+    refused = eccfg("put", "app.toml", "global/app.toml", "--base", "r1", "-m", "m", at=tmp_path)
+    assert refused.code == 6
+    assert "conflict: nothing was stored; later revisions changed the same ('eccfg log PATH')" in refused.err
+    assert "eccfg pull" not in refused.err
+
+
 def test_delete_copy_overlay_and_rollback(server: ConfigServer, eccfg: Eccfg, tmp_path: Path) -> None:
     server.add({"test/default/app.toml": b"port = 7\n", "web/default/extra": b""})
     assert eccfg("overlay", "test/default", "web/default", "-m", "m", at=tmp_path).code == 0
