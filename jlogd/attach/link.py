@@ -68,7 +68,7 @@ class Link:
         self._listener = listener
         self._clock = clock
         self._on_attached = on_attached
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; those who end a session hold it already
         self._ending = threading.Condition(self._lock)  # the dialer's thread waits for the end
         self._sending = threading.Condition(self._lock)  # gRPC's for something to send
         self._fetching = threading.Condition(self._lock)  # who fetches and the receiver, for each other
