@@ -6,6 +6,7 @@ from jlogd.confrepo.model import Revision
 from jlogd.confrepo.repository import Repository
 from jlogd.runtime.errors import RefusedError, UsageError
 from managerd.ecconfigd.calls import Call, Caller
+from managerd.ecconfigd.committing import READY_S
 from managerd.ecconfigd.conductor import StartRequest
 from managerd.ecconfigd.forwarding import Forwarding
 from managerd.ecconfigd.rollout import Status
@@ -44,6 +45,7 @@ class Conducting:
 
     async def _change(self, request: pb.RolloutRequest, who: Caller) -> Status:
         conductor = self._parts.conductor
+        await self._parts.replication.wait_ready(READY_S)
         if request.action == _Action.ACTION_START:
             return await self._start(request, who)
         status = conductor.status()

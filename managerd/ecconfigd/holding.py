@@ -73,7 +73,8 @@ def id_at(repository: Repository, revision: Revision) -> CommitId | None:
 def confirmed_revision(repository: Repository) -> Revision:
     """The highest that enough managers have; 0 = none."""
     commit_id = repository.ref(CONFIRMED)
-    return repository.commit(commit_id).revision if commit_id else Revision(0)
+    here = commit_id is not None and repository.on_main(commit_id)  # else it is of a line that was left
+    return repository.commit(commit_id).revision if commit_id and here else Revision(0)
 
 
 def in_force(repository: Repository, document: Document) -> Held | None:

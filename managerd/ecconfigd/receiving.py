@@ -207,4 +207,6 @@ def _commit_ids(texts: Sequence[str]) -> list[CommitId]:
 
 
 def _refs_pb(refs: Mapping[str, CommitId]) -> list[pb.Ref]:
-    return [pb.Ref(name=name, id=commit) for name, commit in sorted(refs.items())]
+    """Those that concern others: people may have tags of their own here."""
+    said = [name for name in sorted(refs) if name in {MAIN, ROLLOUT, CONFIRMED} or replicated(name)]
+    return [pb.Ref(name=name, id=refs[name]) for name in said]

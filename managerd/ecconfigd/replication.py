@@ -239,6 +239,8 @@ class Replication:
             raise RefusedError(
                 f"[config] peers: {state.peer.address} and {twin.peer.address} are both manager {theirs.manager}"
             )
+        if state.name != theirs.manager:  # another one listens there now
+            state.has, state.heard = NONE_YET, False
         state.name, state.revision = theirs.manager, theirs.head
         if not self.is_writer:
             state.refs = {}

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,63 @@ def test_a_history_that_is_too_large_for_one_pack_goes_in_several(
             assert len(await m1.line()) == 30
             for member in (m1, m2):
                 fsck(member.repository)
+
+    run(test())
+
+
+def test_a_peer_that_is_not_the_same_when_it_is_pushed_to_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was restarted between question and push, and lost its disk, or is a writer of its own now."""
+    push = Peer.push
+    between: list[str] = []
+
+    async def test() -> None:
+        async with members(tmp_path, 2) as (m1, m2):
+            await same_line_of_first(m1, m2)
+
+            async def first(self: Peer, header: object, pack: object) -> object:
+                if between:
+                    what = between.pop()
+                    await m2.end()
+                    if what == "lost":
+                        shutil.rmtree(m2.home)
+                    await m2.again(writer="m2" if what == "writer" else "m1")
+                return await push(self, header, pack)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(Peer, "push", first)
+            for what in ("lost", "same"):
+                between.append(what)
+                await m1.made({"global/a": what})
+                await same_line(m1, m2)
+                assert not between
+            between.append("writer")
+            await m1.made({"global/a": "writer"})
+            await until(lambda: "takes itself for the writer" in m1.replication.peers()[0].error, "refused")
+            assert m2.confirmed() == 3
+            await m2.again(writer="m1")
+            await same_line(m1, m2)
+            fsck(m2.repository)
+
+    run(test())
+
+
+def test_commits_of_many_at_once_reach_everybody(tmp_path: Path) -> None:
+    """Refs move while a push is under way: the next one follows, and each commit hears when it is confirmed."""
+
+    async def test() -> None:
+        async with members(tmp_path, 3, replicas_min=3) as (m1, m2, m3):
+            await m1.replication.wait_ready(5)
+
+            async def commits(key: int) -> None:
+                for n in range(10):
+                    made = await m1.made({f"global/{key}": str(n)})
+                    assert await m1.replication.wait_confirmed(made.revision, 10)
+                    assert (await m2.store.read(partial(Repository.commit, commit_id=made.id))) == made
+
+            await asyncio.gather(*(commits(key) for key in range(4)))
+            await same_line(m1, m2, m3)
+            assert m1.confirmed() == 40
 
     run(test())
 
