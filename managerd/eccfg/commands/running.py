@@ -29,7 +29,7 @@ MANIFEST_BYTES_MAX = 64 << 20
 @click.command("put-running")
 @click.option(
     "-c", "settings_path", metavar="FILE", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True,
-    help="The node's settings: where its view is, and without other options its certificate and managers.",
+    help="The node's settings: where its view is; and who calls, unless options or eccfg's settings say it.",
 )  # fmt: skip
 @click.option("--node", metavar="NODE", help="Another node of the same spool.")
 @committing_options()
