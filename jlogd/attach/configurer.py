@@ -37,6 +37,7 @@ from jlogd.attach.events import (
 )
 from jlogd.attach.inbox import Inbox, Session
 from jlogd.attach.memory import Memory, Point
+from jlogd.attach.mending import mend
 from jlogd.attach.messages import Report, Talk, Target
 from jlogd.confrepo.drift import Drift
 from jlogd.confrepo.model import Revision, Scope
@@ -346,14 +347,16 @@ class Configurer:
         if self._unsaved:
             self._save()
         before, self._trouble = (self._drift, self._trouble), ""
+        mended = False
         try:
+            mended = mend(self._replica)
             self._keep_right()
             self._look_for_drift()
         except JlogdError as error:
             if str(error) != before[1]:
                 log.warning("configuration: %s", error)
             self._trouble = str(error)
-        if (self._drift, self._trouble) != before:
+        if mended or (self._drift, self._trouble) != before:
             if self._decider.memory.about is not None:
                 self._report(list(self._greeted))
             self._step(Retry())

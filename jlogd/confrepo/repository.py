@@ -83,9 +83,21 @@ class Repository:
             repo._create()
             repo._on_disk.sweep()
             repo._refs = repo._on_disk.read()
+            repo._check_main()
             line = Line.load(path / _LINE_FILE, fs)
         repo._line = line.grown(*line.beyond(repo.store, repo._refs.get(MAIN)))
         return repo
+
+    def _check_main(self) -> None:
+        """The head is there; a history that was confirmed, and has none any more, is no new repository."""
+        main, confirmed = self._refs.get(MAIN), self._refs.get(CONFIRMED)
+        if main is not None and main not in self.store:
+            raise DamageError(f"{self.path / MAIN} names commit {main}, which is not in {self.path / 'objects'}")
+        if confirmed is not None and main is None:
+            raise DamageError(
+                f"{self.path / MAIN} is gone, {CONFIRMED} is there: 'git update-ref {MAIN} {confirmed}' in "
+                f"{self.path} brings back what was confirmed"
+            )
 
     def _create(self) -> None:
         for part in ("refs/heads", "refs/tags"):

@@ -3,14 +3,18 @@
 Each stage sees only what passed the one before it.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from jlogd.confrepo.model import Commit, Fault, Scope
+from jlogd.confrepo.model import Commit, Entry, Fault, Scope
 from jlogd.confrepo.paths import totals_fault, tree_faults
 from jlogd.confrepo.repository import Repository
+from jlogd.runtime.errors import DamageError
 from managerd.ecconfigd.candidate import Candidate
 from managerd.ecconfigd.checks import Checks
 from managerd.ecconfigd.validate import FAULTS_MAX, Validation
+
+log = logging.getLogger(__name__)
 
 
 class Judge:
@@ -79,6 +83,15 @@ class Sizes:
                 if entry is None:
                     sizes.pop(path, None)
                 else:
-                    sizes[path] = len(repository.content(entry))
+                    sizes[path] = _size(repository, path, entry)
             self._known = commit, sizes
         return sizes
+
+
+def _size(repository: Repository, path: str, entry: Entry) -> int:
+    """A file that cannot be read counts nothing: else nobody could commit what takes its place."""
+    try:
+        return len(repository.content(entry))
+    except DamageError as error:
+        log.error("%s cannot be read: %s", path, error)  # noqa: TRY400 - the message says it all
+        return 0
