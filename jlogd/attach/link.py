@@ -30,7 +30,7 @@ from jlogd.attach.messages import (
 from jlogd.attach.wire import ATTACH_METHOD, ToNode, request_to_pb, response_from_pb
 from jlogd.confrepo.model import CommitId
 from jlogd.forward.dialer import LOST, Outcome
-from jlogd.forward.messages import Hello, ProtocolError, Refusal
+from jlogd.forward.messages import Hello, ProtocolError, Reason, Refusal
 from jlogd.runtime.clock import Clock
 from jlogd.runtime.errors import DeadlineError, JlogdError, RefusedError, UnavailableError
 from jlogd.v1 import attach_pb2 as pb
@@ -264,9 +264,7 @@ class Link:
                     self._perform(effect, alone=len(effects) == 1)
         except grpc.RpcError as error:
             with self._lock:
-                details = getattr(error, "details", None)
-                said = str(details()) if callable(details) else str(error)
-                self._verdict = self._verdict or (LOST, said)
+                self._verdict = self._verdict or _verdict_of(error)
         except JlogdError as error:
             self.end(error.reason, str(error))
         except Exception as error:
@@ -346,3 +344,11 @@ def _event_of(message: ToNode) -> at.Event:
         case Refusal():
             return at.RefusalReceived(message)
     raise ProtocolError(f"{type(message).__name__} is not for a node")
+
+
+def _verdict_of(error: grpc.RpcError) -> tuple[str, str]:
+    """Why a stream broke. A manager that does not know the call is news for a person: nothing will come of waiting."""
+    code, details = getattr(error, "code", None), getattr(error, "details", None)
+    if callable(code) and code() is grpc.StatusCode.UNIMPLEMENTED:
+        return Reason.PROTOCOL_VERSION, "it keeps no configuration: its managerd.toml has no [config], or it is older"
+    return LOST, str(details()) if callable(details) else str(error)
