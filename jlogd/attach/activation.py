@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from jlogd.attach import hook
+from jlogd.attach.discretion import without_secrets
 from jlogd.attach.events import Activated, GoneBack, HealthChecked, NotActivated
 from jlogd.attach.memory import Point, Trial
 from jlogd.confrepo.manifest import changed_paths
+from jlogd.confrepo.model import CommitId
 from jlogd.confrepo.replica import Replica
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import JlogdError, StorageError
@@ -62,7 +64,7 @@ class Activation:
         try:
             notes = self._apply_settings(self._overlay())
         except JlogdError as error:
-            return NotActivated(_one_line(error), again=isinstance(error, StorageError))
+            return NotActivated(self._told(_one_line(error)), again=isinstance(error, StorageError))
         problem = self._reload(trial.point, old) or self.check(trial.point, trial.health).error
         return NotActivated(problem) if problem else Activated(tuple(notes))
 
@@ -85,7 +87,7 @@ class Activation:
         try:
             self._apply_settings(self._overlay())
         except JlogdError as error:
-            problems.append(_one_line(error))
+            problems.append(self._told(_one_line(error)))
         problem = self._reload(point, old)
         return [*problems, problem] if problem else problems
 
@@ -99,7 +101,7 @@ class Activation:
             return HealthChecked(f"health check: {words[0]} is not in the view")
         argv = (str(view / words[0]), *words[1:])
         ran = hook.run(argv, view, self._environment(point, None), HEALTH_S, self._stopping, clock=self._clock)
-        return HealthChecked(f"health check: {ran.error}" if ran.error else "")
+        return HealthChecked(f"health check: {self._told(ran.error)}" if ran.error else "")
 
     def _overlay(self) -> Path | None:
         path = self._replica.directory / "current" / OVERLAY_FILE
@@ -120,9 +122,17 @@ class Activation:
             hook.keep_output(log_file, ran, revision, fs=self._fs, clock=self._clock)
         except JlogdError as error:
             log.warning("configuration: %s", error)
-        if ran.error:
-            log.error("configuration: reload: %s (output: %s)", ran.error, log_file)
-        return f"reload: {ran.error}" if ran.error else ""
+        if not ran.error:
+            return ""
+        problem = self._told(ran.error, *([old.id] if old is not None else []))
+        log.error("configuration: reload: %s (output: %s)", problem, log_file)
+        return f"reload: {problem}"
+
+    def _told(self, text: str, *others: CommitId) -> str:
+        """``text`` without the secrets of what is current, and of ``others``."""
+        current = self._replica.views.current()
+        known = {*others, current} if current is not None else {*others}
+        return without_secrets(text, self._replica.views, *known) if text else ""
 
     def _environment(self, point: Point | None, old: Point | None) -> dict[str, str]:
         views = self._replica.views

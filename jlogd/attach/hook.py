@@ -22,6 +22,7 @@ from jlogd.runtime.errors import StorageError
 from jlogd.runtime.fs import OS, FileSystem
 
 OUTPUT_MAX: Final = 64 << 10  # the last bytes are kept
+OUTPUT_MODE: Final = 0o600  # programs print secrets
 SHOWN_MAX: Final = 300  # characters of the last line in a message
 _LOOK_S: Final = 0.1  # how often a program that runs is asked about, at least
 _READS_MAX: Final = 16  # one after the other: a program that never stops talking must not escape its time limit
@@ -175,6 +176,6 @@ def keep_output(path: Path, ran: Ran, revision: int, *, fs: FileSystem = OS, clo
     how = ran.problem or f"exit {ran.code}"
     head = f"# {format_time(clock.wall_ns())} r{revision} {how} after {ran.seconds:.1f} s: {' '.join(ran.argv)}\n"
     try:
-        fs.replace_bytes(path, head.encode(errors="backslashreplace") + ran.output)
+        fs.replace_bytes(path, head.encode(errors="backslashreplace") + ran.output, OUTPUT_MODE)
     except OSError as error:
         raise StorageError(f"{path}: the output of the reload command is not kept: {error.strerror}") from error
