@@ -155,7 +155,10 @@ def _base_lines(copy: WorkingCopy, server: pb.StatusResponse | None, problem: st
         behind = server.head.revision - index.revision
         where = f", {behind} behind r{server.head.revision}: 'eccfg pull'" if behind > 0 else ", up to date"
         if behind < 0:
-            where = f"; the manager is at r{server.head.revision}, {-behind} behind this working copy"
+            where = (
+                f"; the manager is at r{server.head.revision}, {-behind} behind this working copy: "
+                f"when an older history was restored there, 'eccfg clone' anew"
+            )
     yield f"based on {base}{where}"
     if problem:
         yield f"the manager was not asked: {printable(problem)}"
