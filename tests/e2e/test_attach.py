@@ -15,7 +15,7 @@ import pytest
 
 from jlogd.attach import wire  # before grpc: it makes grpc keep its handshakes to itself
 from jlogd.attach.attacher import Attacher
-from jlogd.attach.messages import PIECE_MAX, PROTOCOL, AttachHello, Fetch, Pack, Reported, Talk
+from jlogd.attach.messages import PIECE_MAX, PROTOCOL, AttachHello, Fetch, Gift, Pack, Reported, Talk
 from jlogd.confrepo.model import CommitId
 from jlogd.forward.messages import Hello, Refusal
 from jlogd.runtime.errors import DeadlineError, RefusedError, UnavailableError
@@ -82,6 +82,21 @@ def test_from_first_contact_to_applied(fleet: Bench, attach: Attach) -> None:
     again = Registry(manager.path).get("a")
     assert again is not None
     assert (again.state, again.revision, again.subcluster) == ("offline", 1, "web")
+
+
+def test_a_small_pack_comes_with_the_target(fleet: Bench, attach: Attach) -> None:
+    """Once the manager knows what the node runs; without a fetch, and only beside the target that it is for."""
+    manager = AttachManager(fleet)
+    manager.targets.now = target(1)
+    manager.targets.gift = Gift(commit(1), b"PACK")
+    heard = Heard()
+    attach(manager.address, heard)
+    talk: Talk = heard.next("attached")
+    assert heard.next("target").gift is None
+    talk.report(report(1))
+    heard.next("reported")
+    manager.tell(target(2))
+    assert heard.next("target").gift == Gift(commit(1), b"PACK")
 
 
 def test_nothing_to_run_yet_and_the_same_target_twice(fleet: Bench, attach: Attach) -> None:
@@ -504,12 +519,13 @@ def test_an_attacher_from_settings(fleet: Bench) -> None:
 
 
 def test_nobody_listens_and_a_manager_without_attach(fleet: Bench, attach: Attach) -> None:
-    """No refusal: the manager may come, or get the service."""
+    """The manager may come, or get the service: asked again, slowly in the second case."""
     plain = fleet.manager("m1")
     link = attach(plain.address, Heard())
-    until(lambda: link.status()["state"] == "backoff")
-    assert "lost: Method not found" in (link.status()["error"] or "")
+    until(lambda: link.status()["state"] == "refused")
+    assert "it keeps no configuration" in (link.status()["error"] or "")
     plain.stop()
+    link.reconnect()
     until(lambda: "refuses connections" in (link.status()["error"] or ""))
 
 
