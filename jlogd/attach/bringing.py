@@ -37,6 +37,7 @@ def bring(replica: Replica, target: Target, sessions: Mapping[str, Session]) -> 
 
 
 def _bring(replica: Replica, target: Target, sessions: Mapping[str, Session]) -> Brought:
+    _unwrap(replica, target)
     fetch(replica, target.id, sessions)
     warning = replica.check(target.id, target.revision)
     if warning:
@@ -49,6 +50,20 @@ def _bring(replica: Replica, target: Target, sessions: Mapping[str, Session]) ->
         fetch(replica, target.id, sessions)
         replica.prepare(target.id, target.revision)
     return Brought(warning)
+
+
+def _unwrap(replica: Replica, target: Target) -> None:
+    """Take what came with the target; where that is not enough it is fetched. StorageError."""
+    gift = target.gift
+    if gift is None or replica.has(target.id) or gift.have not in replica.have():
+        return
+    try:
+        objects = replica.receive(target.id, [gift.pack], [gift.have])
+    except DamageError as error:
+        log.warning("configuration: what came with r%d does not do: %s", target.revision, error)
+    else:
+        size = len(gift.pack)
+        log.info("configuration: fetched %s: %d objects, %d bytes, with the target", target.id[:8], objects, size)
 
 
 def fetch(replica: Replica, commit_id: CommitId, sessions: Mapping[str, Session]) -> None:
@@ -88,8 +103,17 @@ def _fetch_from(replica: Replica, commit_id: CommitId, session: Session) -> None
 
 
 def _receive(replica: Replica, commit_id: CommitId, session: Session, have: list[CommitId]) -> None:
+    count = 0
+
+    def counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        nonlocal count
+        for piece in pieces:
+            count += len(piece)
+            yield piece
+
     with _closing(session.talk.fetch(commit_id, have, FETCH_S)) as pieces:
-        replica.receive(commit_id, pieces, have)
+        objects = replica.receive(commit_id, counted(pieces), have)
+    log.info("configuration: fetched %s: %d objects, %d bytes", commit_id[:8], objects, count)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ checked here (``check_*``) before anything looks at it: ids, lengths, counts.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from jlogd.confrepo.model import PATH_BYTES_MAX, TREE_BYTES_MAX, CommitId, Revision, Serial, is_commit_id
@@ -21,6 +21,7 @@ from jlogd.forward.messages import (
 
 PROTOCOL: Final = 1  # of Attach; Deliver counts its own
 PIECE_MAX: Final = 1 << 20  # bytes of a pack in one message
+GIFT_MAX: Final = 64 << 10  # bytes of a pack beside its target
 PACK_BYTES_MAX: Final = TREE_BYTES_MAX + (88 << 20)  # 600 MiB: a whole repository, its trees and what packs add
 HAVE_MAX: Final = 16  # commits a Fetch names
 DRIFT_MAX: Final = 100  # paths a Report names; it counts the others
@@ -51,6 +52,14 @@ class AttachHello:
 
 
 @dataclass(frozen=True, slots=True)
+class Gift:
+    """A pack that nobody asked for, beside its target: what whoever has all of ``have`` lacks."""
+
+    have: CommitId
+    pack: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What a node should run. ``repository``: id of revision 1. ``health``: a program of the view and its arguments."""
 
@@ -60,6 +69,7 @@ class Target:
     repository: CommitId
     health: tuple[str, ...] = ()
     trial_s: float = 0.0  # how long health is checked again and again; 0 = once
+    gift: Gift | None = field(default=None, compare=False)  # how to get there says nothing about where
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +232,10 @@ def check_target(target: Target) -> None:
         _check_text("a word of the health check", word, HEALTH_WORD_MAX)
     if not 0 <= target.trial_s <= TRIAL_S_MAX:
         raise ProtocolError(f"a trial of {target.trial_s:g} s, at most {TRIAL_S_MAX} are allowed")
+    if target.gift is not None:
+        check_id("the target's pack for", target.gift.have)
+        if len(target.gift.pack) > GIFT_MAX:
+            raise ProtocolError(f"a target with a pack of {len(target.gift.pack)} bytes, {GIFT_MAX} are allowed")
 
 
 def check_fetch(fetch: Fetch) -> None:

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from jlogd.attach.messages import STATES, AttachHello, Fetch, Pack, Report, Reported, Target
+from jlogd.attach.messages import STATES, AttachHello, Fetch, Gift, Pack, Report, Reported, Target
 from jlogd.confrepo.model import CommitId, Revision, Serial
 from jlogd.forward.messages import Hello, ProtocolError, Refusal
 from jlogd.runtime.rpc import Malformed
@@ -77,6 +77,8 @@ def _target_to_pb(target: Target) -> pb.Target:
         repository=target.repository,
         health=target.health,
         trial_ms=round(target.trial_s * 1000),
+        pack=target.gift.pack if target.gift is not None else b"",
+        pack_have=target.gift.have if target.gift is not None else "",
     )
 
 
@@ -88,6 +90,7 @@ def _target_from_pb(target: pb.Target) -> Target:
         CommitId(target.repository),
         tuple(target.health),
         target.trial_ms / 1000,
+        Gift(CommitId(target.pack_have), target.pack) if target.pack else None,
     )
 
 

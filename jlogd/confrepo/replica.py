@@ -114,11 +114,15 @@ class Replica:
         known = (name for name in self.views.kept() if name in self._complete and name in self._store)
         return list(islice(known, HAVE_MAX))
 
-    def receive(self, commit_id: m.CommitId, pieces: Iterable[bytes], have: Collection[m.CommitId]) -> None:
-        """Store the pack, and see that the revision is complete with it. DamageError when not, StorageError."""
-        self._store.receive(pieces, bytes_max=PACK_BYTES_MAX)
+    def receive(self, commit_id: m.CommitId, pieces: Iterable[bytes], have: Collection[m.CommitId]) -> int:
+        """Store the pack, and see that the revision is complete with it; how many objects came.
+
+        DamageError when it is not, StorageError.
+        """
+        received = self._store.receive(pieces, bytes_max=PACK_BYTES_MAX)
         check_scope(self._store, commit_id, self._scope, list(have))
         self._complete.add(commit_id)
+        return len(received)
 
     def doubt(self) -> None:
         """Something that should be here is not: nothing counts as complete any more."""

@@ -156,6 +156,8 @@ class Target(_message.Message):
     REPOSITORY_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
     TRIAL_MS_FIELD_NUMBER: _builtins.int
+    PACK_FIELD_NUMBER: _builtins.int
+    PACK_HAVE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     id: _builtins.str
     """Commit id."""
@@ -165,6 +167,12 @@ class Target(_message.Message):
     """Commit id of revision 1: tells one repository from another."""
     trial_ms: _builtins.int
     """How long the node goes on checking its health after it applied the revision, milliseconds. Zero: once."""
+    pack: _builtins.bytes
+    """Beside it, when it is small and the manager knows what the node runs: what Fetch{want: id, have: [pack_have]} would bring, at most 64 KiB.
+    A node for which that is not enough fetches.
+    """
+    pack_have: _builtins.str
+    """Commit id."""
     @_builtins.property
     def health(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """While a rollout tries this revision on this node: a program of the view with its arguments, which must end with 0. Empty: none."""
@@ -178,10 +186,12 @@ class Target(_message.Message):
         repository: _builtins.str = ...,
         health: _abc.Iterable[_builtins.str] | None = ...,
         trial_ms: _builtins.int = ...,
+        pack: _builtins.bytes = ...,
+        pack_have: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "id", b"id", "repository", b"repository", "revision", b"revision", "serial", b"serial", "trial_ms", b"trial_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "id", b"id", "pack", b"pack", "pack_have", b"pack_have", "repository", b"repository", "revision", b"revision", "serial", b"serial", "trial_ms", b"trial_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

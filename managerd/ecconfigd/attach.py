@@ -7,7 +7,7 @@ All methods belong to the loop's thread.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -27,6 +27,7 @@ __all__ = ["AttachService", "Targets"]
 
 log = logging.getLogger(__name__)
 
+TOLD_AT_ONCE = 100  # nodes
 BUILDS_MAX = 4  # packs being made at once: they are work for the disk and for one core
 DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
 SAVE_S = 2.0  # how much of the registry a crash may take away
@@ -59,12 +60,14 @@ class AttachService:
         self._sessions: set[LiveAttach] = set()  # attached or not
         self._chores: list[asyncio.Task[None]] = []
         self._streams: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()  # what nodes should run
         self._unsubscribe: Callable[[], None] = lambda: None
 
     async def begin(self) -> None:
         """Follow the targets, and begin with what is to be done now and then."""
-        self._unsubscribe = self._targets.subscribe(self._retarget)
-        self._chores = [asyncio.create_task(self._cut_off()), asyncio.create_task(self._save())]
+        self._unsubscribe = self._targets.subscribe(self._moved.set)
+        self._chores = [asyncio.create_task(self._tell())]
+        self._chores += [asyncio.create_task(self._cut_off()), asyncio.create_task(self._save())]
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Of jlogd.v1.AttachService."""
@@ -104,9 +107,25 @@ class AttachService:
             self._streams.discard(stream)
             self._sessions.discard(session)
 
-    def _retarget(self) -> None:
-        for session in self._sessions:
-            session.retarget()
+    async def _tell(self) -> None:
+        """Tell the nodes what to run, a batch at a time: those of the first are at work while others are told."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            sessions = list(self._sessions)
+            for at in range(0, len(sessions), TOLD_AT_ONCE):
+                await self._tell_some(sessions[at : at + TOLD_AT_ONCE])
+
+    async def _tell_some(self, sessions: Sequence[LiveAttach]) -> None:
+        asks = {session: wants for session in sessions if (wants := session.wants()) is not None}
+        try:
+            gifts = await self._targets.gifts(list(asks.values())) if asks else []
+        except Exception:  # they fetch what they need
+            log.exception("%s: nodes get no packs beside their targets", self._manager)
+            asks, gifts = {}, []
+        found = {session: (wants[1], gift) for (session, wants), gift in zip(asks.items(), gifts, strict=True)}
+        for session in sessions:
+            session.retarget(found.get(session))
 
     # ------------------------------------------------------------------ chores
 

@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc
 import grpc.aio
 
-from jlogd.attach.messages import ERROR_MAX, AttachHello, Fetch, Pack, Reported, Target
+from jlogd.attach.messages import ERROR_MAX, AttachHello, Fetch, Gift, Pack, Reported, Target
 from jlogd.attach.wire import ToNode, request_from_pb, response_to_pb
 from jlogd.confrepo.model import CommitId, Scope
 from jlogd.forward.messages import ProtocolError, Reason, Refusal
@@ -55,6 +55,10 @@ class Targets(Protocol):
         """A git pack in pieces of at most 1 MiB, at least one. RefusedError when the node may not have it."""
         ...
 
+    async def gifts(self, asks: Sequence[tuple[Scope, CommitId, CommitId]]) -> list[Gift | None]:
+        """For each scope, target and what the node runs: the pack to send beside the target, where it is small."""
+        ...
+
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback``, on the loop, when a target may have changed. Returns what ends that."""
         ...
@@ -85,6 +89,7 @@ class LiveAttach:
         self._core = at.ManagerAttach(parts.manager, parts.epoch)
         self._speaker: Speaker[ToNode] = Speaker(response_to_pb, self._who, self._more)
         self._reported: Reported | None = None  # said when the stream takes it; it covers those before
+        self._gift: tuple[CommitId, Gift | None] | None = None  # for that target only
         self._moved = False  # what the node should run may have changed
         self._pieces: deque[Pack] = deque()
         self._room = asyncio.Semaphore(PIECES_MAX)
@@ -109,10 +114,21 @@ class LiveAttach:
         if self._core.state is not at.State.ENDED:
             self._step(at.Failed(reason, message))
 
-    def retarget(self) -> None:
+    def retarget(self, gift: tuple[CommitId, Gift | None] | None = None) -> None:
         """What the node should run may have changed: it is looked up when the stream takes it."""
-        self._moved = True
+        self._moved, self._gift = True, gift
         self._speaker.wake()
+
+    def wants(self) -> tuple[Scope, CommitId, CommitId] | None:
+        """The node, what it should run, what it runs; None when there is nothing to bring, or all of it."""
+        hello = self._core.hello
+        entry = self._parts.registry.get(hello.node) if hello is not None else None
+        if hello is None or entry is None or entry.id is None:
+            return None
+        target = self._parts.targets.target(hello.node, hello.subcluster)
+        if target is None or target.id == entry.id:
+            return None
+        return Scope(hello.subcluster, hello.node), target.id, entry.id
 
     # ------------------------------------------------------------------ reading
 
@@ -227,8 +243,12 @@ class LiveAttach:
         hello = self._core.hello
         if hello is None or self._core.state is not at.State.ATTACHED:
             return
+        gift, self._gift = self._gift, None
         try:
-            self._step(at.TargetFound(self._parts.targets.target(hello.node, hello.subcluster)))
+            target = self._parts.targets.target(hello.node, hello.subcluster)
+            if gift is not None and target is not None and target.id == gift[0]:
+                target = replace(target, gift=gift[1])
+            self._step(at.TargetFound(target))
         except Exception as error:
             log.exception("%s: its target cannot be told", self._who())
             self.fail("internal", f"{self._who()}: {error}")
@@ -261,7 +281,7 @@ class LiveAttach:
         self._pieces.append(pack)
         self._speaker.wake()
 
-    async def _made(self, effect: at.MakePack) -> AsyncIterator[bytes]:
+    async def _made(self, effect: at.MakePack) -> AsyncGenerator[bytes, None]:
         """The pieces. A slow node holds no place in ``builds`` while it reads."""
         parts = self._parts
         async with parts.builds:
@@ -273,10 +293,10 @@ class LiveAttach:
         try:
             while True:
                 async with parts.builds:
-                    piece = await anext(pieces, None)
-                if piece is None:
-                    return
+                    piece = await anext(pieces)
                 yield piece
+        except StopAsyncIteration:
+            return
         finally:
             if (close := getattr(pieces, "aclose", None)) is not None:
                 await close()

@@ -10,14 +10,19 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from jlogd.attach.messages import GIFT_MAX, Gift
 from jlogd.confrepo.model import CommitId, Scope
 from jlogd.confrepo.scope import scope_objects
+from jlogd.runtime.errors import DamageError
 
 if TYPE_CHECKING:
     from jlogd.confrepo.repository import Repository
     from managerd.ecconfigd.store import Store
 
+Ask = tuple[Scope, CommitId, CommitId]  # who, what he wants, what he has
+
 KEPT_BYTES_MAX: Final = 32 << 20
+GIFT_OBJECTS_MAX: Final = 200
 PACK_KEPT_MAX: Final = 4 << 20  # larger ones are made for one node at a time
 
 
@@ -36,6 +41,21 @@ class Packs:
     ) -> Sequence[bytes] | AsyncIterator[bytes]:
         """What ``want`` needs within ``scope`` and ``have`` does not bring; at least one piece."""
         ids = await self._store.read(lambda repository: scope_objects(repository.store, want, scope, have))
+        pieces = await self._small(ids)
+        return self._stream(ids) if pieces is None else pieces
+
+    async def gifts(self, asks: Sequence[Ask]) -> list[Gift | None]:
+        """For each the pack that he would get, where it is small: one look at the repository for all of them."""
+        many = await self._store.read(lambda repository: [_few_ids(repository, *ask) for ask in asks])
+        found: list[Gift | None] = []
+        for (_, _, have), ids in zip(asks, many, strict=True):
+            pieces = await self._small(ids) if ids else None
+            fits = pieces is not None and sum(map(len, pieces)) <= GIFT_MAX
+            found.append(Gift(have, b"".join(pieces)) if pieces is not None and fits else None)
+        return found
+
+    async def _small(self, ids: Sequence[str]) -> Sequence[bytes] | None:
+        """The pack of these objects; None when it is too large to keep."""
         key = hashlib.blake2b("".join(ids).encode(), digest_size=16).digest()
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -43,8 +63,7 @@ class Packs:
         if key not in self._making:
             self._making[key] = asyncio.create_task(self._make(key, ids))
         # Shielded: who asked first may go away while others wait.
-        pieces = await asyncio.shield(self._making[key])
-        return self._stream(ids) if pieces is None else pieces
+        return await asyncio.shield(self._making[key])
 
     async def _make(self, key: bytes, ids: Sequence[str]) -> Sequence[bytes] | None:
         try:
@@ -69,6 +88,15 @@ class Packs:
             if piece is None:
                 return
             yield piece
+
+
+def _few_ids(repository: "Repository", scope: Scope, want: CommitId, have: CommitId) -> Sequence[str]:
+    """None at all where many would be needed, or something is missing here: that is for a Fetch to find out."""
+    try:
+        ids = scope_objects(repository.store, want, scope, [have])
+    except DamageError:
+        return ()
+    return ids if len(ids) <= GIFT_OBJECTS_MAX else ()
 
 
 def _small_pack(repository: "Repository", ids: Sequence[str]) -> Sequence[bytes] | None:

@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jlogd.attach.messages import Target
+from jlogd.attach.messages import Gift, Target
 from jlogd.confrepo.model import DEFAULT, RESERVED, Commit, CommitId, Revision, Scope, Serial
 from jlogd.confrepo.repository import CONFIRMED, ROLLOUT, Repository
 from jlogd.runtime.errors import JlogdError, RefusedError
 from managerd.ecconfigd import holding
-from managerd.ecconfigd.packs import Packs
+from managerd.ecconfigd.packs import Ask, Packs
 from managerd.ecconfigd.rollout import Document, Point, Rollout
 
 if TYPE_CHECKING:
@@ -116,6 +116,10 @@ class Targets:
         if not any(picture.target(scope.node).id == want for picture in reversed(self._recent)):
             raise RefusedError(f"node {scope.node} was not told to run {want[:8]}: it gets what its target says")
         return await self._packs.pack(scope, want, have)
+
+    async def gifts(self, asks: Sequence[Ask]) -> list[Gift | None]:
+        """What may go out beside targets; those who ask were just told them."""
+        return await self._packs.gifts(asks)
 
     def hold(self, repository: Repository, commit: Commit, paths: Sequence[str]) -> str | None:
         """Decide whether nodes get ``commit`` at once; if not, say why, when that is on disk.

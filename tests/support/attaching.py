@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jlogd.attach.attacher import Attacher
-from jlogd.attach.messages import Report, State, Talk, Target
+from jlogd.attach.messages import Gift, Report, State, Talk, Target
 from jlogd.confrepo.model import CommitId, Revision, Scope, Serial
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.errors import RefusedError
@@ -40,6 +40,7 @@ class SetTargets:
     def __init__(self, at_first: Target | None = None) -> None:
         """``packs``: pieces of a commit, or an error."""
         self.now = at_first
+        self.gift: Gift | None = None
         self.packs: dict[CommitId, list[bytes] | Exception] = {}
         self.lazily = False
         self.stuck = False
@@ -67,6 +68,10 @@ class SetTargets:
         if isinstance(found, Exception):
             raise found
         return _lazily(found) if self.lazily else found
+
+    async def gifts(self, asks: Sequence[tuple[Scope, CommitId, CommitId]]) -> list[Gift | None]:
+        """As set, for everybody."""
+        return [self.gift for _ in asks]
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Called by ``set``."""

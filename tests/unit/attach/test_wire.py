@@ -12,6 +12,7 @@ from jlogd.attach import wire
 from jlogd.attach.messages import (
     DRIFT_MAX,
     ERROR_MAX,
+    GIFT_MAX,
     HAVE_MAX,
     HEALTH_WORD_MAX,
     HEALTH_WORDS_MAX,
@@ -21,6 +22,7 @@ from jlogd.attach.messages import (
     TRIAL_S_MAX,
     AttachHello,
     Fetch,
+    Gift,
     Pack,
     Reported,
     State,
@@ -43,6 +45,7 @@ TO_NODE: list[wire.ToNode] = [
     Hello(1, "m1", "m1", 1 << 40, ("words",)),
     target(3),
     target(3, health=("bin/check", "-x"), trial_s=1.25),
+    target(3, gift=Gift(commit(2), b"PACK")),
     Pack(commit(1), b"\x00\xff", last=True),
     Pack(commit(1), error="none"),
     Reported(0),
@@ -61,7 +64,9 @@ TO_MANAGER: list[wire.ToManager] = [
 def test_what_a_manager_says_survives_the_wire(message: wire.ToNode) -> None:
     """Value → protobuf → bytes → value."""
     there = pb.AttachResponse.FromString(wire.response_to_pb(message).SerializeToString())
-    assert wire.response_from_pb(there) == message
+    back = wire.response_from_pb(there)
+    assert back == message
+    assert getattr(back, "gift", None) == getattr(message, "gift", None)  # two targets are equal without
 
 
 @pytest.mark.parametrize("message", TO_MANAGER, ids=lambda message: type(message).__name__)
@@ -107,6 +112,8 @@ def test_messages_of_another_version() -> None:
         (check_target, replace(target(1), id=CommitId("HEAD")), "'HEAD' is not a commit id"),
         (check_target, replace(target(1), repository=CommitId("")), "repository '' is not"),
         (check_target, replace(target(1), revision=Revision(0)), "revision 0"),
+        (check_target, target(1, gift=Gift(CommitId("x"), b"")), "'x' is not a commit id"),
+        (check_target, target(1, gift=Gift(commit(1), bytes(GIFT_MAX + 1))), "pack of 65537 bytes"),
         (check_target, replace(target(1), serial=Serial(NUMBER_MAX + 1)), "serial .* out of range"),
         (check_target, target(1, health=("x",) * (HEALTH_WORDS_MAX + 1)), "65 words"),
         (check_target, target(1, health=("x" * (HEALTH_WORD_MAX + 1),)), "1025 characters"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jlogd.attach.messages import Gift
 from jlogd.confrepo.model import CommitId, File, Revision, Scope
 from jlogd.confrepo.repository import CONFIRMED, MAIN, ROLLOUT, Repository
 from jlogd.runtime.errors import ConflictError, DamageError, RefusedError, StorageError
@@ -276,6 +277,36 @@ def test_nodes_that_need_the_same_objects_share_a_pack(tmp_path: Path) -> None:
             one, two = [await manager.targets.pack(Scope("web", n), second.id, [first.id]) for n in ("web1", "web2")]
             assert one is two
             assert b"".join(one).startswith(b"PACK")  # type: ignore[arg-type]
+
+    run(story())
+
+
+def test_small_packs_go_out_beside_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as a fetch brings; nothing where much is needed, or what a node says it runs is not known here."""
+
+    async def story() -> None:
+        async with managing(tmp_path) as manager:
+            first = await manager.first()
+            second = (await manager.commit(put("global/x", "2"))).commit
+            assert second is not None
+            scopes = [Scope("web", name) for name in ("web1", "web2")]
+            one, two, nothing = await manager.targets.gifts(
+                [(scopes[0], second.id, first.id), (scopes[1], second.id, first.id), (scopes[0], second.id, second.id)]
+            )
+            fetched = await manager.targets.pack(scopes[0], second.id, [first.id])
+            assert isinstance(fetched, Sequence)
+            assert one is not None
+            assert one == two == Gift(first.id, b"".join(fetched))
+            assert nothing is None
+            unknown = CommitId("0" * 40)
+            (whole,) = await manager.targets.gifts([(scopes[0], second.id, unknown)])
+            assert whole is not None
+            assert len(whole.pack) > len(one.pack)
+            monkeypatch.setattr(packs_module, "GIFT_MAX", len(one.pack))
+            assert await manager.targets.gifts([(scopes[0], second.id, unknown)]) == [None]
+            monkeypatch.setattr(packs_module, "GIFT_OBJECTS_MAX", 1)
+            assert await manager.targets.gifts([(scopes[0], second.id, first.id)]) == [None]
+            assert await manager.targets.gifts([(scopes[0], unknown, first.id)]) == [None]
 
     run(story())
 
