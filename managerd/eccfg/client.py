@@ -21,6 +21,7 @@ from jlogd.runtime.certificates import diagnose
 from jlogd.runtime.errors import (
     ConflictError,
     DamageError,
+    DeadlineError,
     JlogdError,
     RefusedError,
     UnavailableError,
@@ -156,6 +157,9 @@ class Client:
             result = self._call(lambda: self._stub.Publish(request, timeout=COMMIT_S)).result
         except ConflictError:
             return None
+        except (UnavailableError, DeadlineError) as error:
+            unknown = "whether the commit was stored is not known, see 'eccfg log -n 1'"
+            raise type(error)(f"{error}; {unknown}") from error
         return None if result.outcome == Outcome.OUTCOME_CONFLICT and not result.conflicts else result
 
     def _signer(self, message: str) -> Callable[[bytes], bytes] | None:
