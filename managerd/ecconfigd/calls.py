@@ -149,6 +149,9 @@ async def _answer(behaviour: Behaviour, request: Any, context: Context, deny: De
         await context.abort(status_code(error), details, ((REASON_KEY, error.reason),))
     except (grpc.aio.AbortError, asyncio.CancelledError):
         raise
+    except grpc.aio.InternalError:  # its connection broke in the moment of a write: there is nobody to tell
+        log.info("a caller went away while it was being answered")
+        raise asyncio.CancelledError from None
     except Exception:
         log.exception("a call failed")
         await context.abort(grpc.StatusCode.INTERNAL, "this manager failed at it: its log says more")

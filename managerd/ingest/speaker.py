@@ -66,7 +66,7 @@ class Speaker(Generic[MessageT]):
             async with asyncio.timeout(LAST_WORDS_S):
                 while self._out:
                     await context.write(self._encode(self._out.popleft()))
-        except TimeoutError:
+        except (TimeoutError, grpc.aio.InternalError):
             log.info("%s: the last words did not get through", self._who())
         return True
 
@@ -77,6 +77,9 @@ class Speaker(Generic[MessageT]):
                 await context.write(self._encode(message))
         except TimeoutError:
             log.warning("%s: does not read what it is told for %g s: session ended", self._who(), UNREAD_S)
+            return False
+        except grpc.aio.InternalError:  # the connection broke in this moment
+            log.info("%s: went away while it was being told something", self._who())
             return False
         return True
 
