@@ -10,7 +10,7 @@ import pytest
 
 from managerd import pki
 from managerd.v1 import config_pb2 as pb
-from tests.e2e.test_config_hostile import Peer
+from tests.support.config_peers import Peer
 from tests.support.daemon import run_command, until
 from tests.support.fleet import Fleet
 
