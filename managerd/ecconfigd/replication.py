@@ -95,6 +95,7 @@ class Replication:
         self._store = store
         self._manager = manager
         self._replicas_min = replicas_min
+        self._tls = tls
         self._peers = [PeerState(Peer(address, tls)) for address in peers]
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # replaced at each change: whoever waits holds the one before
@@ -173,6 +174,9 @@ class Replication:
                 f"the writer {self.writer} does not answer; manager {self._manager} passes commits on to it: "
                 f"{self._complaints() or 'no peer is in [config] peers'}"
             )
+        if not await _answers(found.peer):
+            # it may just have started again: a new channel dials at once, the old one waits out its back-off
+            found.peer = Peer(found.peer.address, self._tls)
         return found.peer.channel()
 
     def _writer_state(self) -> PeerState | None:
@@ -358,3 +362,11 @@ def _two_writers(theirs: Known, manager: str) -> str:
     return (
         f"manager {theirs.manager} follows {theirs.writer}, not {manager}: give all managers the same [config] writer"
     )
+
+
+async def _answers(peer: Peer) -> bool:
+    try:
+        await peer.refs()
+    except JlogdError:
+        return False
+    return True

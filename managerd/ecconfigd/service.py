@@ -112,6 +112,11 @@ class ConfigService:
         """How many watch."""
         return self._watching.watchers
 
+    @property
+    def told(self) -> Revision:
+        """The newest revision that watchers were told of."""
+        return self._watching.told
+
     # ------------------------------------------------------------------ the repository
 
     async def log(self, call: Call, request: pb.LogRequest) -> pb.LogResponse:

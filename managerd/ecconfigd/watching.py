@@ -88,6 +88,7 @@ class Watching:
         self._show_node = show_node
         self._show_rollout = show_rollout
         self._clock = clock
+        self.told = Revision(0)  # the newest revision that watchers know of
         self._watchers: list[Watcher] = []
         self._unsubscribe: list[Callable[[], None]] = []
         self._moved = asyncio.Event()
@@ -97,7 +98,8 @@ class Watching:
         """Listen from now on."""
         self._store.on_change.append(self._moved.set)
         self._unsubscribe = [self._registry.subscribe(self._node), self._conductor.subscribe(self._rollout)]
-        self._task = asyncio.create_task(self._follow(_revision(self._store.confirmed())))
+        self.told = _revision(self._store.confirmed())
+        self._task = asyncio.create_task(self._follow())
 
     async def end(self) -> None:
         """End every watcher."""
@@ -141,19 +143,19 @@ class Watching:
             if state is not None:
                 watcher.put(pb.WatchResponse(rollout=state, time_ns=self._clock.wall_ns()))
 
-    async def _follow(self, told: Revision) -> None:
+    async def _follow(self) -> None:
         """Tell each revision once, in order, when it is confirmed."""
         while True:
             await self._moved.wait()
             self._moved.clear()
             now = _revision(self._store.confirmed())
-            if now > told and self._watchers:
+            if now > self.told and self._watchers:
                 try:
-                    await self._tell(max(told, now - CATCH_UP_MAX), now)
+                    await self._tell(max(self.told, now - CATCH_UP_MAX), now)
                 except JlogdError as error:
                     log.warning("watchers are ended: r%d cannot be read: %s", now, error)
                     self._stop_all(f"r{now} cannot be read: {error}")
-            told = now
+            self.told = now
 
     async def _tell(self, told: int, now: int) -> None:
         watchers = list(self._watchers)

@@ -176,6 +176,15 @@ class Hosted:
 
         self.do(look())
 
+    def told(self, revision: int) -> None:
+        """Wait until watchers were told of a revision."""
+
+        async def look() -> None:
+            while self.served.service.told < revision:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+
+        self.do(look())
+
     def node(self, name: str, said: Report | None = None, *, subcluster: str = "web") -> None:
         """That node attaches, and says so."""
 

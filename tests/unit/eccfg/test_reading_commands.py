@@ -331,6 +331,7 @@ def test_watch_tells_one_line_an_event(m1: Hosted, eccfg: Eccfg) -> None:
     def happen() -> None:
         m1.watched()
         second = m1.commit({"global/a": "2"}, "Second", author="operator:bob")
+        m1.told(2)
         m1.node("web1", report(2, commit_id=second.id))
         m1.node("web1", report(2, "refused", commit_id=second.id, error="no", revision=3))
         m1.do(stop_watching(m1))
