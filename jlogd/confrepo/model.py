@@ -41,7 +41,7 @@ DEPTH_MAX: Final = 32
 MESSAGE_MAX: Final = 16 << 10
 CHANGED_FILES_MAX: Final = FILES_MAX  # of one commit: a bootstrap brings everything
 
-SECRET_PREFIX: Final = "$age:"  # a value that only its recipients can read: this and base64 of an age file
+SECRET_PREFIX: Final = "$age:"  # noqa: S105 - begins a value that only its recipients can read: base64 of an age file
 UNSET_KEY: Final = "$unset"  # {"$unset" = true}: as if no less specific layer had the key
 
 _COMMIT_ID = re.compile(r"[0-9a-f]{40}")

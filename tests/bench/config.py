@@ -5,8 +5,9 @@
 Parts, each printed as it ends:
 
 * fleet    one manager, NODES real replicas (attach link and configurer each) in PROCESSES processes (of less than
-           200 each holds several, which wait for one another), FILES files in the repository. Each round commits one line; the clock stops when the manager has each node's report
-           `applied` and the operator's `watch` shows it. Nodes, manager, committer and watcher share this machine.
+           200 each holds several, which wait for one another), FILES files in the repository. Each round commits one
+           line; the clock stops when the manager has each node's report `applied` and the operator's `watch` shows it.
+           Nodes, manager, committer and watcher share this machine.
 * pull     the same number of clones, each asking `git pull` in a loop, all cores used: the same one-line commits.
 * commits  COMMITS commits one after the other, signed, from one eccfg client.
 * away     what a node that was away for all these fetches: packs, bytes, seconds.
