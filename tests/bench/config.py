@@ -169,18 +169,20 @@ def _measure(
     taken: list[float] = []
     last: list[float] = []
     processes = _children(nodes)
-    manager_s, nodes_s = _cpu_s([manager.pid]), _cpu_s(processes)
+    manager_s = nodes_s = 0.0
     for number in range(chosen.rounds):
+        before = _cpu_s([manager.pid]), _cpu_s(processes)
         start = time.monotonic()
         answer = client.commit([Edit.put("global/now.toml", REGULAR, f"round = {number}\n".encode())], "one line")
         commit = answer.revision.id
         until(partial(_all_there, applied.at, commit, len(names)), 60, "all applied", interval_s=0.01)
+        manager_s += _cpu_s([manager.pid]) - before[0]
+        nodes_s += _cpu_s(processes) - before[1]
         times = [at - start for at in applied.at[commit].values()]
         taken += times
         last.append(max(times))
         time.sleep(chosen.pause_s)
     applies = chosen.rounds * len(names)
-    manager_s, nodes_s = _cpu_s([manager.pid]) - manager_s, _cpu_s(processes) - nodes_s
     show(
         "fleet",
         nodes=len(names),
@@ -341,10 +343,11 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--commits", type=int, default=1000)
-    parser.add_argument("--pause-s", type=float, default=0.5)
+    parser.add_argument("--pause-s", type=float, default=3.0)
     parser.add_argument("--part", action="append", choices=sorted(PARTS))
     chosen = parser.parse_args()
-    root = REPOSITORY / ".cache" / "bench" / f"config-{time.time_ns()}"
+    work = Path(os.environ.get("BENCH_WORK", REPOSITORY / ".cache" / "bench"))
+    root = work / f"config-{time.time_ns()}"
     try:
         for part in chosen.part or PARTS:
             PARTS[part](chosen, root)
