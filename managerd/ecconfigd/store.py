@@ -95,6 +95,7 @@ class Store:
             self._judge.close()
             raise
         self._state = self._seen
+        self._owner.submit(self._pack_objects)  # what a process that was killed had no quiet moment for
 
     async def end(self) -> None:
         """Finish what is under way, close the repository."""
@@ -191,6 +192,8 @@ class Store:
             _confirm(repository, confirmed)
 
         await self.write(follow)
+        if take is not None:
+            self._grown()
 
     # ------------------------------------------------------------------ the owner thread
 
@@ -268,12 +271,16 @@ class Store:
     async def _commit(self, fn: Callable[[Repository], Result]) -> Result:
         result = await self.write(fn)
         if result.outcome is Outcome.COMMITTED:
-            self._commits += 1
-            if self._quiet is not None:
-                self._quiet.cancel()
-            wait_s = QUIET_S if self._commits < COMMITS_A_MAINTENANCE else 0.0
-            self._quiet = self._loop.call_later(wait_s, self._maintain)
+            self._grown()
         return result
+
+    def _grown(self) -> None:
+        """Objects came, by a commit or from the writer: they are packed when it is quiet."""
+        self._commits += 1
+        if self._quiet is not None:
+            self._quiet.cancel()
+        wait_s = QUIET_S if self._commits < COMMITS_A_MAINTENANCE else 0.0
+        self._quiet = self._loop.call_later(wait_s, self._maintain)
 
     def _maintain(self) -> None:
         """Pack objects, which takes a moment: when nobody commits, but not for ever later."""
