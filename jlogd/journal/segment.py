@@ -248,9 +248,10 @@ class Scan(NamedTuple):
 def scan_segment(file: File, header: SegmentHeader, on_frame: Callable[[FrameView], None], *, synced: int = 0) -> Scan:
     """Walk all frames after the header in offset order and decide what counts.
 
-    A bad place with a MARK behind it, or with a sound frame behind it that ends at or below
-    ``synced``, is damage: what was there had been synced. Any other bad place is the torn tail of
-    a power cut, even when sound frames follow: none of them was ever committed.
+    A bad place with a MARK behind it, or with a sound frame behind it that begins below ``synced``,
+    is damage: what was there had been synced. Any other bad place is the torn tail of a power cut,
+    even when sound frames follow: none of them was ever committed. (A note that stands *at*
+    ``synced`` proves nothing, it may have been written after that sync.)
     """
     walker = Walker(file, header.length, salt=header.salt)
     end, length = header.first, header.length
@@ -266,7 +267,7 @@ def scan_segment(file: File, header: SegmentHeader, on_frame: Callable[[FrameVie
             continue
         if doubtful:
             waiting.append(item._replace(frame=memoryview(b"")))  # the bytes are not needed, their memory is
-            if item.header.kind != Kind.MARK and not 0 < item.header.end <= synced:
+            if item.header.kind != Kind.MARK and item.header.first_offset >= synced:
                 continue
         for view in waiting or (item,):
             if view.header.first_offset >= end:  # a copy of an earlier frame is not a later one

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jlogd.journal import Journal, JournalOptions, Reader
+from jlogd.journal import Journal, JournalOptions, Reader, Run
 from jlogd.journal.frame import HEADER_LENGTH, crc32c
 from jlogd.journal.segment import list_segments
 from jlogd.runtime.errors import DamageError, FormatError, StorageError
@@ -147,6 +147,24 @@ def test_torn_tail_is_cut_and_said(tmp_path: Path) -> None:
         file.write(path.read_bytes()[-100:] + b"garbage")
     with Journal.open(tmp_path / "j") as journal:
         assert journal.recovery.cut_bytes == 107
+        assert [entry.record for entry in journal.read()] == [b"kept"]
+
+
+def test_a_torn_note_before_a_whole_one_is_a_torn_tail(tmp_path: Path) -> None:
+    """Neither was committed: notes stand at the synced end, and one at that place proves nothing about its past."""
+    journal = Journal.open(tmp_path / "j")
+    journal.append(b"kept")
+    journal.commit()
+    path = list_segments(OS, tmp_path / "j")[0].path
+    committed = path.stat().st_size
+    for position in (1, 2):
+        journal.note_sources([Run(b"/log/1", 1, 0, 0, position)])
+    abandon(journal)
+    torn = path.stat().st_size - committed
+    flip(path, committed + 130)
+    with Journal.open(tmp_path / "j") as journal:
+        assert not journal.recovery.damage
+        assert journal.recovery.cut_bytes == torn
         assert [entry.record for entry in journal.read()] == [b"kept"]
 
 
