@@ -45,6 +45,7 @@ HURRY_S: Final = 1.0  # commits in a row do not become dials in a row: at most t
 TRIES_MAX: Final = 3  # a peer's refs that keep changing while we push
 FIRST_ANSWERS_S: Final = 3.0  # after the start, for peers that neither answer nor refuse
 WRITER_WAIT_S = 3.0  # how long a forwarded call waits for somebody to say where the writer is
+REDIAL_S = 3.0  # a writer that answers: how long a channel to it may take, above channels' longest back-off
 ERROR_CHARACTERS_MAX: Final = 1000
 NONE_YET: Final = Revision(0)
 
@@ -177,7 +178,11 @@ class Replication:
         if not await _answers(found.peer):
             # it may just have started again: a new channel dials at once, the old one waits out its back-off
             found.peer = Peer(found.peer.address, self._tls)
-        return found.peer.channel()
+        channel = found.peer.channel()
+        with contextlib.suppress(TimeoutError):  # a writer that is away is named by the call itself
+            async with asyncio.timeout(REDIAL_S):
+                await channel.channel_ready()  # it answered elsewhere, this channel may still wait out its back-off
+        return channel
 
     def _writer_state(self) -> PeerState | None:
         return next((state for state in self._peers if state.name == self.writer and state.connected), None)

@@ -6,6 +6,8 @@ import socket
 from functools import partial
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from jlogd.confrepo.model import CommitId, File, Revision
@@ -15,6 +17,8 @@ from managerd.ecconfigd import replication as replication_module
 from managerd.ecconfigd.change import CommitRequest, Outcome
 from managerd.ecconfigd.committer import JOINED
 from managerd.ecconfigd.peer import Peer
+from managerd.v1 import config_pb2 as pb
+from managerd.v1 import config_pb2_grpc as pb_grpc
 from tests.support.managers import Member, members, same_line, until
 from tests.support.revisions import commit as commit_there
 from tests.support.revisions import fsck
@@ -335,6 +339,31 @@ def test_followers_find_the_writer(tmp_path: Path) -> None:
             await m1.begin()
             await m2.replication.writer_channel()
             await m3.replication.writer_channel()
+
+    run(test())
+
+
+def test_a_channel_that_waits_out_its_back_off_is_not_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call was passed on while the writer was away; the writer is back, and the next call must find it."""
+
+    async def test() -> None:
+        async with members(tmp_path, 2) as (m1, m2):
+            await m2.replication.writer_channel()
+            monkeypatch.setattr(replication_module, "HEARTBEAT_S", 60.0)
+            monkeypatch.setattr(replication_module, "REDIAL_S", 0.5)
+            await asyncio.sleep(1)  # the short heartbeat that is under way
+            await m1.end()
+            for _ in range(5):  # its back-off grows
+                channel = await m2.replication.writer_channel()
+                assert channel.get_state() != grpc.ChannelConnectivity.READY
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await pb_grpc.ReplicaServiceStub(channel).Refs(pb.RefsRequest(), timeout=2)
+            await m1.begin()
+            monkeypatch.setattr(replication_module, "REDIAL_S", 5.0)
+            channel = await m2.replication.writer_channel()
+            assert channel.get_state() == grpc.ChannelConnectivity.READY
 
     run(test())
 
