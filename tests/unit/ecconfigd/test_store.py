@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jlogd.confrepo import signing
+from jlogd.confrepo import objects, signing
 from jlogd.confrepo.model import ACCESS_FILE, Commit, CommitId, File, Revision, Scope
 from jlogd.confrepo.repository import CONFIRMED, MAIN, ROLLOUT, SIDE, Repository
 from jlogd.runtime.errors import ConflictError, NotPermittedError, RefusedError, StorageError, UnavailableError
@@ -23,6 +23,7 @@ from managerd.ecconfigd.edits import Copy, Delete, Edit, Put, Revert, Rollback
 from managerd.ecconfigd.store import CommitRequest, NotWriterError, Outcome, Result, Store
 from tests.support import certificates
 from tests.support.faulty_fs import FaultyFs
+from tests.support.managers import HastyFs, until
 from tests.support.revisions import commit as commit_there
 from tests.support.revisions import fsck, git
 from tests.support.revisions import store as store_there
@@ -452,6 +453,47 @@ def test_a_follower_shows_what_the_writer_says_and_not_more_than_it_has(tmp_path
             confirmed = store.confirmed()
             assert confirmed is not None
             assert confirmed.id == other
+
+    run(test())
+
+
+def loose(home: Path) -> int:
+    """How many objects are files of their own."""
+    return sum(1 for _ in (home / "config.git/objects").glob("[0-9a-f][0-9a-f]/*"))
+
+
+def test_a_follower_packs_what_the_writer_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It commits nothing itself, and gets three objects a revision all the same."""
+    monkeypatch.setattr(objects, "LOOSE_MAX", 60)
+    monkeypatch.setattr(store_module, "QUIET_S", 0.0)
+
+    async def test() -> None:
+        async with opened(tmp_path, writer=False, fs=HastyFs()) as store:
+            for number in range(1, 61):
+                change = {"global/a": File(b"%d" % number)}
+                await store.refresh(Revision(number), lambda repository, made=change: commit_there(repository, made))
+            await until(lambda: loose(tmp_path) <= 60, "loose objects are packed")
+            head = store.head()
+            assert head is not None
+            assert head.revision == 60
+        fsck(tmp_path / "config.git")
+
+    run(test())
+
+
+def test_a_store_that_opens_packs_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed again and again had no quiet moment for it."""
+    with contextlib.closing(Repository.open(tmp_path / "config.git", fs=HastyFs())) as repository:
+        for number in range(30):
+            commit_there(repository, {"global/a": File(b"%d" % number)})
+    assert loose(tmp_path) > 60
+    monkeypatch.setattr(objects, "LOOSE_MAX", 60)
+
+    async def test() -> None:
+        async with opened(tmp_path, writer=False, fs=HastyFs()) as store:
+            await until(lambda: loose(tmp_path) == 0, "loose objects are packed")
+            assert await texts(store) == {"global/a": "29"}
+        fsck(tmp_path / "config.git")
 
     run(test())
 
