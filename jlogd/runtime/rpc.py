@@ -236,6 +236,21 @@ def _varint(value: int) -> bytes:
 # ---------------------------------------------------------------------- errors
 
 
+_NO_CONNECTION: Final = ("failed to connect", "errors resolving", "DNS resolution failed")  # how gRPC's details begin
+# What gRPC says of a broken connection → what people read; the first that fits. Words that are not known are left out.
+_BROKEN: Final = (
+    (("Connection refused",), "it refuses connections, nothing listens there"),
+    (("hostname lookup", "DNS resolution", "Domain name not found"), "its name cannot be resolved"),
+    (("andshake", "SSL", "CERTIFICATE"), "the TLS handshake failed, see the certificates and clocks of both sides"),
+    (("No route to host", "unreachable"), "there is no route to it"),
+    (("timed out", "DEADLINE"), "it does not answer"),
+    (
+        ("closed", "reset", "Broken pipe", "GOAWAY", "keepalive", "RST_STREAM", "ransport", "recvmsg", "sendmsg"),
+        "the connection was lost",
+    ),
+)
+
+
 def status_code(error: JlogdError) -> grpc.StatusCode:
     """The gRPC status of one of our errors."""
     return grpc.StatusCode[error.status]
@@ -250,21 +265,36 @@ def error_of(reason: str, message: str) -> JlogdError:
 
 
 def call_error(error: grpc.RpcError, whom: str) -> JlogdError:
-    """The error of a call that failed, by its reason; one that ``whom`` did not answer itself by its status."""
+    """The error of a call that failed, by its reason; one that ``whom`` did not answer itself by its status.
+
+    gRPC's own words are for its developers: none of them reaches the message.
+    """
     code, details = error.code(), error.details() or ""
-    pairs: Any = error.trailing_metadata() or ()  # of key and value; the loop's calls have another type for it
-    trailing = dict(tuple(pairs))
-    if REASON_KEY in trailing:
-        return error_of(str(trailing[REASON_KEY]), details)
+    if reason := _reason(error):
+        return error_of(reason, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineError(f"{whom} did not answer in time")
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.UnavailableError(f"{whom} cannot be reached: {details}")
+        why = next((plain for words, plain in _BROKEN if any(word in details for word in words)), "")
+        return errors.UnavailableError(f"{whom} cannot be reached" + (f": {why}" if why else ""))
+    if code is grpc.StatusCode.CANCELLED:
+        return errors.UnavailableError(f"{whom} ended the call before it was answered: it may be stopping")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.RefusedError(f"{whom} does not serve this call: it keeps no configuration, or is older")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return errors.RefusedError(f"{whom}: {details}")
-    return JlogdError(f"{whom}: {details or code}")
+        return errors.RefusedError(f"{whom} has more to say or to take than fits into one message: ask for less")
+    return JlogdError(f"{whom} failed at it: its log says more")
+
+
+def never_sent(error: grpc.RpcError) -> bool:
+    """Whether the request of a call that failed surely reached nobody: there was no connection to send it over."""
+    details = error.details() or ""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not _reason(error) and details.startswith(_NO_CONNECTION)
+
+
+def _reason(error: grpc.RpcError) -> str:
+    pairs: Any = error.trailing_metadata() or ()  # of key and value; the loop's calls have another type for it
+    return str(dict(tuple(pairs)).get(REASON_KEY, ""))
 
 
 # ---------------------------------------------------------------------- our own certificate

@@ -1,7 +1,8 @@
 """Typed calls of the manager's ConfigService: one method each, streams as iterators, errors as ours.
 
 * An error is mapped back by its ``jlogd-reason``; a connection that fails becomes UnavailableError
-  with what ``diagnose`` found. Every call but ``watch`` has a deadline.
+  with what ``diagnose`` found. Every call but ``watch`` has a deadline. When the request of a change may have
+  arrived and no answer came, the error says that nobody knows, and how to find out.
 * ``commit`` streams contents as they are read, and signs: prepare → sign → publish. A head that
   moves between the two is tried again, up to ``PUBLISH_TRIES`` times.
 * Contents that come in pieces are put together here, and nothing larger than was announced is taken.
@@ -27,7 +28,7 @@ from jlogd.runtime.errors import (
     UnavailableError,
 )
 from jlogd.runtime.fs import OS, FileSystem
-from jlogd.runtime.rpc import MESSAGE_MAX, REASON_KEY, TlsFiles, call_error
+from jlogd.runtime.rpc import MESSAGE_MAX, REASON_KEY, TlsFiles, call_error, never_sent
 from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
 
@@ -36,6 +37,10 @@ CALL_S = 30.0
 COMMIT_S = 180.0  # the writer's checks and the other managers' disks are within it
 BULK_S = 1800.0  # a whole repository over a slow line
 PIECE_BYTES = 1 << 20
+STORED = "whether the commit was stored is not known, 'eccfg log -n 3' shows it if it was"
+TAKEN = "whether the history was taken is not known, 'eccfg log -n 3' shows it if it was"
+CONDUCTED = "whether that was done is not known, see 'eccfg rollout status'"
+_NO_ANSWER = (UnavailableError, DeadlineError, JlogdError)  # the last: it failed in the middle
 Outcome = pb.CommitResponse
 _Answer = TypeVar("_Answer")
 
@@ -144,7 +149,7 @@ class Client:
         future = self._stub.Commit.future(sending.requests(), timeout=COMMIT_S + _upload_s(header))
         sending.end_by(future.cancel)
         try:
-            return self._call(future.result)
+            return self._call(future.result, unknown="" if header.prepare or header.dry_run else STORED)
         except (JlogdError, grpc.FutureCancelledError) as error:
             if sending.error is not None:
                 raise sending.error from error
@@ -154,12 +159,9 @@ class Client:
         """None: the head moved since it was prepared."""
         request = pb.PublishRequest(prepared=prepared, signature=signature)
         try:
-            result = self._call(lambda: self._stub.Publish(request, timeout=COMMIT_S)).result
+            result = self._call(lambda: self._stub.Publish(request, timeout=COMMIT_S), unknown=STORED).result
         except ConflictError:
             return None
-        except (UnavailableError, DeadlineError) as error:
-            unknown = "whether the commit was stored is not known, see 'eccfg log -n 1'"
-            raise type(error)(f"{error}; {unknown}") from error
         return None if result.outcome == Outcome.OUTCOME_CONFLICT and not result.conflicts else result
 
     def _signer(self, message: str) -> Callable[[bytes], bytes] | None:
@@ -239,7 +241,8 @@ class Client:
 
     def rollout(self, request: pb.RolloutRequest) -> pb.RolloutResponse:
         """start, status, pause, resume, abort."""
-        return self._call(lambda: self._stub.Rollout(request, timeout=CALL_S))
+        unknown = "" if request.action == pb.RolloutRequest.ACTION_STATUS else CONDUCTED
+        return self._call(lambda: self._stub.Rollout(request, timeout=CALL_S), unknown=unknown)
 
     # ------------------------------------------------------------------ bundles
 
@@ -255,15 +258,19 @@ class Client:
             for piece in pieces
             for at in range(0, len(piece), PIECE_BYTES)
         )
-        return self._call(lambda: self._stub.Import(requests, timeout=BULK_S))
+        return self._call(lambda: self._stub.Import(requests, timeout=BULK_S), unknown=TAKEN)
 
     # ------------------------------------------------------------------ errors
 
-    def _call(self, call: Callable[[], _Answer]) -> _Answer:
+    def _call(self, call: Callable[[], _Answer], *, unknown: str = "") -> _Answer:
+        """``unknown``: what is not known when the request may have arrived, and no answer came."""
         try:
             return call()
         except grpc.RpcError as error:
-            raise self._error(error) from error
+            ours = self._error(error)
+            if unknown and type(ours) in _NO_ANSWER and not _is_answer(error) and not never_sent(error):
+                raise type(ours)(f"{unknown}: {ours}") from error
+            raise ours from error
 
     def _stream(self, call: Callable[[], Iterable[_Answer]]) -> Iterator[_Answer]:
         answers = self._call(call)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import grpc
 import grpc.aio
 
-from jlogd.runtime.errors import RefusedError
-from jlogd.runtime.rpc import call_error
+from jlogd.runtime.errors import DeadlineError, JlogdError, RefusedError, UnavailableError
+from jlogd.runtime.rpc import REASON_KEY, call_error, never_sent
 from managerd.ecconfigd.calls import Call, Caller
 from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
@@ -20,6 +20,7 @@ from managerd.v1 import config_pb2_grpc as pb_grpc
 if TYPE_CHECKING:
     from managerd.ecconfigd.replication import Replication
 
+_NO_ANSWER: Final = (UnavailableError, DeadlineError, JlogdError)  # the last: it failed in the middle
 FORWARD_S: Final = 900.0  # a call that has no deadline of its own: half a gigabyte over a slow line
 
 
@@ -38,7 +39,7 @@ class Forwarding:
         try:
             return await getattr(stub, method)(request, timeout=_time_left(call))
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._writer) from error
+            raise self._failed(error, method) from error
 
     async def stream(self, call: Call, caller: Caller, method: str, first: Any) -> Any:
         """The writer's answer to ``first`` and what else the caller sends. Whatever error it answered."""
@@ -50,9 +51,19 @@ class Forwarding:
             await _pump(call, first, onward)
             return await onward
         except grpc.aio.AioRpcError as error:
-            raise call_error(error, self._writer) from error
+            tries = isinstance(first, pb.CommitRequest) and (header.dry_run or header.prepare)
+            raise self._failed(error, "" if tries else method) from error
         finally:
             onward.cancel()  # no effect on one that ended
+
+    def _failed(self, error: grpc.aio.AioRpcError, method: str) -> JlogdError:
+        """What the writer said; when it said nothing and may have done it, that this is not known."""
+        ours = call_error(error, self._writer)
+        answered = REASON_KEY in dict(tuple(error.trailing_metadata() or ()))
+        if answered or not method or never_sent(error) or type(ours) not in _NO_ANSWER:
+            return ours
+        look = "eccfg rollout status" if method == "Rollout" else "eccfg log -n 3"
+        return type(ours)(f"whether it was done is not known, '{look}' shows it if it was: {ours}")
 
     async def _stub(self, caller: Caller) -> Any:
         if caller.via:

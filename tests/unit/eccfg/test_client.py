@@ -1,7 +1,8 @@
 """The client: signed commits, retries, errors by their reason, answers that break their own promises."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -9,7 +10,7 @@ import pytest
 
 from jlogd.confrepo import model as m
 from jlogd.confrepo.signing import verify
-from jlogd.runtime.errors import ConflictError, DamageError, RefusedError
+from jlogd.runtime.errors import ConflictError, DamageError, RefusedError, UnavailableError
 from jlogd.runtime.rpc import TlsFiles
 from managerd import pki
 from managerd.eccfg.client import PUBLISH_TRIES, Client, Edit, _gather
@@ -88,6 +89,51 @@ def test_a_file_that_changes_while_it_is_sent_stops_the_commit(server: ConfigSer
     with pytest.raises(ConflictError, match="changes while it is being sent"):
         client.commit([edit], "why", sign=False)
     assert len(server.revisions) == 1
+
+
+@pytest.fixture
+def die(server: ConfigServer) -> Iterator[Callable[[], None]]:
+    """Ends the server in the middle of the call that asks for it, as kill -9 does; the call itself never answers."""
+    over = threading.Event()
+
+    def die() -> None:
+        server._server.stop(0)
+        over.wait(20)
+
+    yield die
+    over.set()
+
+
+UNKNOWN = "whether the commit was stored is not known, 'eccfg log -n 3' shows it if it was: "
+
+
+def test_a_manager_that_dies_over_a_commit_leaves_its_outcome_unknown(
+    server: ConfigServer, client: Client, die: Callable[[], None]
+) -> None:
+    """It may be stored: the person is told how to find out, before what went wrong."""
+    server.before_publish = die
+    with pytest.raises(UnavailableError, match=UNKNOWN):
+        client.commit(EDITS, "why")
+
+
+def test_an_unsigned_commit_is_as_unknown(server: ConfigServer, client: Client, die: Callable[[], None]) -> None:
+    server.before_commit = die
+    with pytest.raises(UnavailableError, match=UNKNOWN):
+        client.commit(EDITS, "why", sign=False)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_stores_nothing_leaves_nothing_unknown(
+    server: ConfigServer, client: Client, die: Callable[[], None], *, dry_run: bool
+) -> None:
+    """A check, the part of a signed commit before it is published, a manager that was not there to begin with."""
+    server.before_commit = die
+    with pytest.raises(UnavailableError) as caught:
+        client.commit(EDITS, "why", dry_run=dry_run)
+    assert "not known" not in str(caught.value)
+    with pytest.raises(UnavailableError) as caught:
+        client.commit(EDITS, "why", sign=False)
+    assert "not known" not in str(caught.value)
 
 
 def test_too_many_files_for_one_message_are_said_before_they_are_sent(server: ConfigServer, client: Client) -> None:
