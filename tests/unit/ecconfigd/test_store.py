@@ -467,11 +467,14 @@ def test_a_follower_packs_what_the_writer_brings(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(objects, "LOOSE_MAX", 60)
     monkeypatch.setattr(store_module, "QUIET_S", 0.0)
 
+    def take(repository: Repository) -> None:
+        head = repository.head()
+        commit_there(repository, {"global/a": File(b"%d" % (head.revision if head else 0))})
+
     async def test() -> None:
         async with opened(tmp_path, writer=False, fs=HastyFs()) as store:
             for number in range(1, 61):
-                change = {"global/a": File(b"%d" % number)}
-                await store.refresh(Revision(number), lambda repository, made=change: commit_there(repository, made))
+                await store.refresh(Revision(number), take)
             await until(lambda: loose(tmp_path) <= 60, "loose objects are packed")
             head = store.head()
             assert head is not None
