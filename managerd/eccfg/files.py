@@ -20,17 +20,21 @@ from jlogd.runtime.fs import OS, FileSystem
 from managerd.eccfg.index import NAME, Entry, blob_id
 
 _SKIPPED: Final = frozenset({NAME, ".git"})  # never a part of the configuration
+_SPECIAL: Final = (
+    (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
 _PERMISSIONS: Final = {m.REGULAR: 0o666, m.EXECUTABLE: 0o777}  # as git: the umask decides
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as lstat(2) shows it. ``mode`` 0: neither file nor symlink."""
+    """A file as lstat(2) shows it. ``mode`` 0: neither file nor symlink, but ``special``, for people."""
 
     mode: int
     size: int
     mtime_ns: int
     ctime_ns: int
+    special: str = ""
 
     def entry(self, blob: m.ObjectId) -> Entry:
         """The entry of a file that has this content and looks like this."""
@@ -51,7 +55,8 @@ def seen_of(found: os.stat_result) -> Seen:
         mode = m.EXECUTABLE if found.st_mode & stat.S_IXUSR else m.REGULAR
     else:
         mode = m.SYMLINK if stat.S_ISLNK(found.st_mode) else 0
-    return Seen(mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    special = next((what for is_so, what in _SPECIAL if is_so(found.st_mode)), "")
+    return Seen(mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, special)
 
 
 def scan_directory(root: Path) -> Scan:

@@ -123,6 +123,8 @@ def _decide_file(
     copy: WorkingCopy, plan: _Plan, local: Local | None, path: str, theirs: m.File | None, choice: Choice
 ) -> None:
     index = plan.index
+    if local is not None and local.kind is Kind.SPECIAL:
+        raise RefusedError(f"{path} cannot be put: {local.special} is in the way: move it, then pull again")
     base = copy.base_file(path)
     if theirs is None:
         index.entries.pop(path, None)

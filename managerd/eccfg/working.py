@@ -2,6 +2,7 @@
 
     file in base, not staged:   unchanged | modified | missing (vanished) | deleted (staged by rm)
     file not in base:           unknown | added (staged by add)
+    FIFO, socket, device:       special, never committed, in base or not
     and any of them may be conflicted, until ``resolve``
 
 Commands that change it hold its lock. Taking in what others committed is in ``pulling``.
@@ -46,15 +47,20 @@ class Kind(StrEnum):
     DELETED = "deleted"
     MISSING = "missing"
     UNKNOWN = "unknown"
+    SPECIAL = "special"
+
+
+COMMITTABLE = "only regular files, directories and symlinks can be committed"
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """One file that differs. ``mode`` of what is there now, 0 = nothing that could be committed."""
+    """One file that differs. ``mode`` of what is there now, 0 = nothing that could be committed; ``special``: that."""
 
     path: str
     kind: Kind
     mode: int = 0
+    special: str = ""
 
     @property
     def staged(self) -> bool:
@@ -91,14 +97,20 @@ class WorkingCopy:
             here = seen.get(path)
             if path in self.index.removed:
                 yield Local(path, Kind.DELETED)
-            elif here is None or here.mode == 0:
+            elif here is None:
                 yield Local(path, Kind.MISSING)
+            elif here.mode == 0:
+                yield Local(path, Kind.SPECIAL, special=here.special)
             elif self._differs(path, entry, here):
                 yield Local(path, Kind.MODIFIED, here.mode)
 
     def _beyond_base(self, seen: dict[str, Seen]) -> Iterator[Local]:
         for path, here in seen.items():
-            if path not in self.index.entries or path in self.index.removed:
+            if path in self.index.entries and path not in self.index.removed:
+                continue
+            if here.mode == 0:
+                yield Local(path, Kind.SPECIAL, special=here.special)
+            else:
                 yield Local(path, Kind.ADDED if path in self.index.added else Kind.UNKNOWN, here.mode)
         yield from (Local(path, Kind.MISSING) for path in self.index.added - seen.keys())
 
@@ -123,7 +135,8 @@ class WorkingCopy:
     def differences(self, paths: Sequence[str] = ()) -> Iterator[Difference]:
         """Local changes with their contents; unknown files are not among them."""
         for each in self.changes():
-            if each.kind is Kind.UNKNOWN or not _among(each.path, paths):
+            unknown = each.kind in {Kind.UNKNOWN, Kind.SPECIAL} and each.path not in self.index.entries
+            if unknown or not _among(each.path, paths):
                 continue
             gone = each.kind in {Kind.DELETED, Kind.MISSING}
             yield Difference(each.path, self.base_file(each.path), None if gone else self.local_file(each.path))
@@ -147,7 +160,7 @@ class WorkingCopy:
 
     def add(self, paths: Sequence[str]) -> list[str]:
         """Stage files, and everything unknown below directories; returns what is new. RefusedError, UsageError."""
-        unknown = {each.path: each for each in self.changes() if each.kind is Kind.UNKNOWN}
+        unknown = {each.path: each for each in self.changes() if each.kind in {Kind.UNKNOWN, Kind.SPECIAL}}
         chosen: list[Local] = []
         for path in paths:
             found = [each for name, each in unknown.items() if _among(name, [path])]
@@ -214,7 +227,10 @@ class WorkingCopy:
             raise RefusedError(f"{names} in conflict: edit, then 'eccfg resolve' it; or 'eccfg restore' it")
         taken: list[Local] = []
         left: list[Local] = []
-        for each in self.changes():
+        changes = self.changes()
+        if everything:
+            _refuse_special(changes)
+        for each in changes:
             take = each.staged or (everything and not self._never_there(each))
             (taken if take else left).append(each)
         puts: dict[str, Entry] = {}
@@ -278,13 +294,18 @@ def _among(path: str, directories: Iterable[str]) -> bool:
 
 def _check_addable(each: Local) -> None:
     problem = check_path(each.path)
-    if each.mode == 0:
-        problem = "neither a file nor a symlink"
+    _refuse_special([each])
     top = "/" not in each.path
     if problem is None and layer_of(each.path) is None and not (top and each.path.startswith(("README", "."))):
         problem = "in no layer: put it below global/, SUBCLUSTER/default/, SUBCLUSTER/NODE/ or schemas/"
     if problem is not None:
         raise RefusedError(f"{each.path}: {problem}")
+
+
+def _refuse_special(changes: Sequence[Local]) -> None:
+    special = [f"{each.path} is {each.special}" for each in changes if each.kind is Kind.SPECIAL]
+    if special:
+        raise RefusedError(f"{_some(special)}: {COMMITTABLE}; move that away")
 
 
 def _some(paths: Sequence[str], most: int = 5) -> str:

@@ -13,7 +13,7 @@ from managerd.eccfg.client import Client
 from managerd.eccfg.commands.working import changing_copy
 from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.pulling import pull
-from managerd.eccfg.working import Kind, Local, Prepared, WorkingCopy
+from managerd.eccfg.working import COMMITTABLE, Kind, Local, Prepared, WorkingCopy
 from managerd.v1 import config_pb2 as pb
 
 NAMED_MAX = 10  # files that are left out, in messages
@@ -89,6 +89,9 @@ def check(connection: Connection, *, everything: bool, as_json: bool) -> int:
 
 def _name_left_out(left: list[Local]) -> None:
     for each in left[:NAMED_MAX]:
+        if each.kind is Kind.SPECIAL:
+            note(f"left out: {printable(each.path)} is {each.special}: {COMMITTABLE}")
+            continue
         how = "eccfg add" if each.kind is Kind.UNKNOWN else "eccfg rm"
         note(f"left out: {each.kind} {printable(each.path)} ('{how}' it, or --all)")
     if len(left) > NAMED_MAX:

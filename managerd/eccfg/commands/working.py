@@ -14,7 +14,7 @@ from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.index import NAME, Metadata, find_root, open_metadata
 from managerd.eccfg.outcome import ID_DIGITS
 from managerd.eccfg.pulling import finish, pull
-from managerd.eccfg.working import Kind, Local, WorkingCopy
+from managerd.eccfg.working import COMMITTABLE, Kind, Local, WorkingCopy
 from managerd.v1 import config_pb2 as pb
 
 STATUS_TIMEOUT_S = 5.0  # the working copy's own state is shown without a manager as well
@@ -24,6 +24,7 @@ _LETTERS = {
     Kind.DELETED: ("deleted", "red"),
     Kind.MISSING: ("missing", "red"),
     Kind.UNKNOWN: ("unknown", "bright_black"),
+    Kind.SPECIAL: ("special", "red"),
 }
 paths_argument = click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 
@@ -175,7 +176,7 @@ def _show_changes(copy: WorkingCopy, changes: list[Local]) -> None:
         if each.path in copy.index.conflicts:
             continue
         word, tint = _LETTERS[each.kind]
-        text = f"  {word:10}  {printable(each.path)}"
+        text = f"  {word:10}  {printable(each.path)}" + (f" ({each.special})" if each.special else "")
         click.echo(click.style(text, fg=tint) if colour else text)
     if copy.index.conflicts:
         click.echo("edit what is conflicted, then 'eccfg resolve' it; 'eccfg restore' takes theirs")
@@ -184,6 +185,8 @@ def _show_changes(copy: WorkingCopy, changes: list[Local]) -> None:
         click.echo("unknown files are not committed: 'eccfg add' them, or use 'eccfg commit --all'")
     if Kind.MISSING in left:
         click.echo("missing files are not deleted: 'eccfg rm' them, or use --all; 'eccfg restore' brings them back")
+    if Kind.SPECIAL in left:
+        click.echo(f"{COMMITTABLE}: move what is special away")
     if not changes:
         click.echo("nothing changed here")
 

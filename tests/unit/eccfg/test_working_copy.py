@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from jlogd.confrepo import model as m
 from jlogd.runtime.fs import File, FileSystem
+from managerd.eccfg import files
 from managerd.eccfg.index import RACY_NS, Metadata
 from managerd.eccfg.working import WorkingCopy
 from managerd.v1 import config_pb2 as pb
@@ -136,6 +138,58 @@ def test_commit_all_takes_unknown_and_missing_files(copy: Path, eccfg: Eccfg, se
     assert kinds(eccfg) == {}
 
 
+@pytest.mark.parametrize("path", ["global/fifo", "global/app.toml"])
+def test_what_is_no_file_is_named_and_never_committed(
+    copy: Path, eccfg: Eccfg, server: ConfigServer, path: str
+) -> None:
+    """New, or in a file's place: a plain commit leaves it out, --all and add refuse it, and nothing is deleted."""
+    (copy / path).unlink(missing_ok=True)
+    os.mkfifo(copy / path)
+    (copy / "global/lines.txt").write_bytes(b"x\n")
+    assert kinds(eccfg)[path] == "special"
+    shown = eccfg("status").out.decode()
+    assert f"  special     {path} (a FIFO)\n" in shown
+    assert "only regular files, directories and symlinks can be committed" in shown
+    for words in (["commit", "--all", "-m", "m"], ["check", "--all"]):
+        refused = eccfg(*words)
+        assert refused.code == 6
+        assert refused.err == (
+            f"error: {path} is a FIFO: only regular files, directories and symlinks can be committed; move that away\n"
+        )
+    assert server.received == []
+    added = eccfg("add", ".")
+    assert (added.code, "a FIFO" in added.err) == (6, True)
+    done = eccfg("commit", "-m", "m")
+    assert done.code == 0
+    assert f"left out: {path} is a FIFO" in done.err
+    assert server.files["global/app.toml"].content == FIRST["global/app.toml"]
+    (copy / path).unlink()
+    assert eccfg("restore", ".").code == 0
+    assert kinds(eccfg) == {}
+
+
+def test_sockets_and_devices_are_told_apart(copy: Path, eccfg: Eccfg, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(copy)  # a socket's path may have 107 characters
+        listening.bind("global/socket")
+        assert "global/socket (a socket)" in eccfg("status").out.decode()
+    assert [files.seen_of(Path(name).stat()).special for name in ("/dev/null", "/dev")] == ["a device", ""]
+
+
+def test_a_pull_over_what_is_no_file_changes_nothing(copy: Path, eccfg: Eccfg, server: ConfigServer) -> None:
+    """Whatever is chosen: it is named, and stays."""
+    os.mkfifo(copy / "global/fifo")
+    server.add({"global/fifo": b"x\n", "global/other": b"y\n"})
+    for choice in ([], ["--mine"], ["--theirs"], ["--manual"]):
+        refused = eccfg("pull", *choice)
+        assert refused.code == 6
+        assert "global/fifo cannot be put: a FIFO is in the way" in refused.err
+    assert not (copy / "global/other").exists()
+    (copy / "global/fifo").unlink()
+    assert eccfg("pull").code == 0
+    assert kinds(eccfg) == {}
+
+
 def test_a_directory_takes_the_place_of_a_file(copy: Path, eccfg: Eccfg, server: ConfigServer) -> None:
     (copy / "web/web1/only.json").unlink()
     (copy / "web/web1/only.json").mkdir()
@@ -230,7 +284,7 @@ def test_restore_undoes_edits_and_deletions(copy: Path, eccfg: Eccfg) -> None:
 
 @pytest.mark.parametrize(
     ("path", "says"),
-    [("stray.toml", "in no layer"), ("web/web1/a\\b", "a\\b"), ("web/web1/pipe", "neither a file")],
+    [("stray.toml", "in no layer"), ("web/web1/a\\b", "a\\b"), ("web/web1/pipe", "pipe is a FIFO: only")],
 )
 def test_add_refuses_what_no_repository_takes(copy: Path, eccfg: Eccfg, path: str, says: str) -> None:
     if path.endswith("pipe"):
