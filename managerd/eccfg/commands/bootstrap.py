@@ -29,7 +29,7 @@ def bootstrap(
 ) -> int:  # fmt: skip
     """Begin here: make revision 1 of a new repository, and remember the connection.
 
-    What --manager, --cert, --key and --ca say is written to ~/.config/eccfg.toml, unless that file is there.
+    What --manager, --cert, --key and --ca say is then written to ~/.config/eccfg.toml, unless that file is there.
     The first revision has a README and a small example, or with --from the files of DIR.
 
     \b
@@ -41,7 +41,6 @@ def bootstrap(
         raise UsageError(f"{connection.directory / source} is not a directory")
     with connection.connect() as client:
         head = client.status().head
-        _remember(connection)
         if head.id:
             raise RefusedError(
                 f"{client.address} has a repository already, at {outcome.short(head)}: 'eccfg clone DIR' gets it"
@@ -49,7 +48,10 @@ def bootstrap(
         edits = _edits(connection.directory / source if source is not None else None)
         response = client.commit(edits, message or DEFAULT_MESSAGE, sign=sign)
         code = outcome.report(response, as_json=as_json)
-    if outcome.is_stored(response) and not as_json:
+    if not outcome.is_stored(response):
+        return code
+    _remember(connection)
+    if not as_json:
         note("next: 'eccfg clone fleet', edit a file in it, 'eccfg commit -m WHY', 'eccfg nodes'")
     return code
 
@@ -65,7 +67,7 @@ def _edits(source: Path | None) -> list[Edit]:
 
 
 def _remember(connection: Connection) -> None:
-    """Write the settings file from the options; one that is there stays as it is."""
+    """Write the settings file from the options; one that is there stays as it is. Revision 1 is there by now."""
     options, path = connection.options, connection.settings_file
     given = {"cert": options.cert, "key": options.key, "ca": options.ca}
     if not options.managers or not (options.insecure or all(given.values())):
@@ -77,6 +79,10 @@ def _remember(connection: Connection) -> None:
     document |= {name: str(file.expanduser().absolute()) for name, file in given.items() if file is not None}
     if options.insecure:
         document["insecure"] = True
-    connection.fs.make_dirs(path.parent)
-    connection.fs.replace_bytes(path, tomli_w.dumps(document).encode(), 0o600)
+    try:
+        connection.fs.make_dirs(path.parent)
+        connection.fs.replace_bytes(path, tomli_w.dumps(document).encode(), 0o600)
+    except OSError as error:
+        note(f"note: {path} was not written ({error.strerror}): give the options with each command")
+        return
     note(f"wrote {path}: from now on 'eccfg' needs no options")

@@ -121,6 +121,38 @@ def test_bootstrap_makes_the_first_revision_and_remembers(server: ConfigServer, 
     assert (tmp_path / "xdg/eccfg.toml").read_text() == written
 
 
+@pytest.mark.parametrize("there", [None, 'manager = "elsewhere:1"\n'])
+def test_a_bootstrap_that_is_refused_leaves_no_connection_behind(
+    server: ConfigServer, eccfg: Eccfg, tmp_path: Path, there: str | None
+) -> None:
+    """By the manager's rules, or because there is a repository; a settings file that was there stays as it was."""
+    settings = tmp_path / "xdg/eccfg.toml"
+    if there is not None:
+        settings.parent.mkdir()
+        settings.write_text(there)
+    refused = eccfg("bootstrap", at=tmp_path)
+    assert (refused.code, "has a repository already" in refused.err) == (6, True)
+    server.revisions.clear()
+    server.faults = [pb.Fault(path="global/example.toml", line=1, problem="no")]
+    refused = eccfg("bootstrap", at=tmp_path)
+    assert (refused.code, "nothing was stored" in refused.err) == (6, True)
+    assert settings.exists() == (there is not None)
+    server.faults = []
+    assert eccfg("bootstrap", at=tmp_path).code == 0
+    assert settings.read_text() == (there or f'manager = "{server.address}"\ninsecure = true\n')
+
+
+def test_a_connection_that_cannot_be_remembered_is_no_failure(
+    server: ConfigServer, eccfg: Eccfg, tmp_path: Path
+) -> None:
+    """The first revision is there; the person is told."""
+    server.revisions.clear()
+    (tmp_path / "xdg").write_text("a file where the directory should be")
+    done = eccfg("bootstrap", at=tmp_path)
+    assert done.code == 0, done.err
+    assert "was not written" in done.err
+
+
 def test_bootstrap_from_a_directory(server: ConfigServer, eccfg: Eccfg, tmp_path: Path) -> None:
     server.revisions.clear()
     (tmp_path / "old/global").mkdir(parents=True)
