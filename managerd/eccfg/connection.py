@@ -87,6 +87,13 @@ class Connection:
         self.settings_file = settings_path(environment)
         self.manager = ""  # the one that answered, after ``connect``
         self._settings: EccfgSettings | None = None
+        self._of_copy = True  # whether the address that a working copy remembers counts
+
+    def with_settings(self, settings: EccfgSettings, path: Path) -> "Connection":
+        """The same options, and for the rest ``settings``, from ``path``: no working copy, file or variable counts."""
+        made = Connection(self.options, self.directory, environment={}, fs=self.fs)
+        made.settings_file, made._settings, made._of_copy = path, settings, False
+        return made
 
     @contextmanager
     def connect(self) -> Iterator[Client]:
@@ -127,7 +134,7 @@ class Connection:
         raise SettingsError([_NO_MANAGER.format(self.settings_file)])
 
     def _remembered(self) -> tuple[str, ...]:
-        remembered = remembered_manager(self.directory)
+        remembered = remembered_manager(self.directory) if self._of_copy else ()
         if not remembered:
             return ()
         fleet = self.settings().manager

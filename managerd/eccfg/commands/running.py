@@ -5,7 +5,6 @@ nothing is sent. ``running/`` is in no view: what is saved there goes to no node
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,12 +12,12 @@ import click
 from jlogd.confrepo import model as m
 from jlogd.confrepo.manifest import Manifest
 from jlogd.render import note, printable
-from jlogd.runtime.errors import DamageError, RefusedError, SettingsError, UsageError
+from jlogd.runtime.errors import DamageError, RefusedError, UsageError
 from jlogd.settings import DEFAULT_PATH, AgentSettings, load
 from managerd.eccfg import outcome
 from managerd.eccfg.client import Client, Edit
 from managerd.eccfg.commands.committing import committing_options
-from managerd.eccfg.connection import Connection, Options, pass_connection
+from managerd.eccfg.connection import Connection, EccfgSettings, pass_connection
 from managerd.eccfg.files import read_file, scan_directory
 from managerd.eccfg.index import blob_id
 from managerd.v1 import config_pb2 as pb
@@ -29,7 +28,7 @@ MANIFEST_BYTES_MAX = 64 << 20
 @click.command("put-running")
 @click.option(
     "-c", "settings_path", metavar="FILE", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True,
-    help="The node's settings: where its view is; and who calls, unless options or eccfg's settings say it.",
+    help="The node's settings: where its view is, whose certificate is used, which managers are called.",
 )  # fmt: skip
 @click.option("--node", metavar="NODE", help="Another node of the same spool.")
 @committing_options()
@@ -40,7 +39,8 @@ def put_running(
     """Save the configuration that this node runs, with local edits, to running/NODE/ in the repository.
 
     Run it on the node, by cron for example: uncommitted edits survive the loss of its disk. Nothing is committed when
-    nothing changed. Files with decrypted secrets are left out.
+    nothing changed. Files with decrypted secrets are left out. It calls as the node itself: of the connection only
+    options before the command count (--manager, --cert with --key, --ca), no eccfg.toml and no ECCFG_ variable.
 
     \b
     Examples:
@@ -50,25 +50,20 @@ def put_running(
     settings = load(settings_path)
     name = node or settings.node.name
     files = running_files(settings.node.spool / name / "config", name)
-    with _as_node(connection, settings).connect() as client:
+    with _as_node(connection, settings, settings_path).connect() as client:
         edits, base = _edits(client, name, files)
         if not edits:
             return outcome.report(pb.CommitResponse(outcome=pb.CommitResponse.OUTCOME_NOTHING), as_json=as_json)
         return outcome.report(client.commit(edits, message, base=base, sign=sign), as_json=as_json)
 
 
-def _as_node(connection: Connection, settings: AgentSettings) -> Connection:
-    """With the node's own certificate and managers where nobody said otherwise."""
-    try:
-        connection.managers()
-        connection.tls()
-    except SettingsError:
-        tls = settings.tls
-        own = Options(tuple(str(link.address) for link in settings.manager), tls.cert, tls.key, tls.ca, tls.insecure)
-        given = connection.options
-        options = replace(own, managers=given.managers or own.managers)
-        return Connection(options, connection.directory, environment=connection.environment, fs=connection.fs)
-    return connection
+def _as_node(connection: Connection, settings: AgentSettings, path: Path) -> Connection:
+    """With the node's own certificate and managers, where no option says otherwise: whoever runs it, the node saves."""
+    tls = settings.tls
+    cert, key = (None, None) if connection.options.cert or connection.options.key else (tls.cert, tls.key)  # a pair
+    managers = tuple(str(link.address) for link in settings.manager)
+    own = EccfgSettings(manager=managers, ca=tls.ca, cert=cert, key=key, insecure=tls.insecure)
+    return connection.with_settings(own, path.absolute())
 
 
 def running_files(config: Path, node: str) -> dict[str, m.File]:

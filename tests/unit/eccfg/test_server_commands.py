@@ -8,7 +8,10 @@ import pytest
 
 from jlogd.confrepo import model as m
 from jlogd.confrepo.manifest import Item, Manifest
+from managerd.eccfg.cli import cli
+from managerd.eccfg.index import Metadata
 from managerd.v1 import config_pb2 as pb
+from tests.support.commandline import runner
 from tests.support.config_server import ConfigServer
 from tests.unit.eccfg.conftest import FIRST, Eccfg
 
@@ -247,6 +250,26 @@ def test_put_running_saves_the_view_without_secrets(
         "running/web1/app.toml", "running/web1/local",
     ]  # fmt: skip
     assert len(server.revisions) == 3
+
+
+def test_put_running_calls_as_the_node(
+    server: ConfigServer, tmp_path: Path, node_settings: Path, capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With what its jlogd.toml has, not as who runs it would call from there; an option counts, here to nowhere."""
+    (tmp_path / "xdg").mkdir()
+    (tmp_path / "xdg/eccfg.toml").write_text('manager = "127.0.0.1:1"\nca = "a"\ncert = "b"\nkey = "c"\n')
+    Metadata.create(tmp_path / "copy", "127.0.0.1:1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("ECCFG_MANAGER", "127.0.0.1:1")
+    monkeypatch.setenv("ECCFG_CERT", "nowhere")
+    monkeypatch.chdir(tmp_path / "copy")
+    run = runner(cli, capfdbinary)
+    words = ("put-running", "-c", node_settings, "-m", "running")
+    done = run(*words)
+    assert done.code == 0, done.err
+    assert server.files["running/web1/app.toml"].content == b"port = 80\n"
+    assert "--manager" in run("--manager", "127.0.0.1:1", *words).err
 
 
 def test_put_running_sends_nothing_when_it_cannot_tell_secrets(
