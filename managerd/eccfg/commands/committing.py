@@ -12,6 +12,7 @@ from managerd.eccfg import outcome
 from managerd.eccfg.client import Client
 from managerd.eccfg.commands.working import changing_copy
 from managerd.eccfg.connection import Connection, pass_connection
+from managerd.eccfg.lineage import base_explained
 from managerd.eccfg.pulling import pull
 from managerd.eccfg.working import COMMITTABLE, Kind, Local, Prepared, WorkingCopy
 from managerd.v1 import config_pb2 as pb
@@ -58,7 +59,8 @@ def commit(connection: Connection, message: str, *, sign: bool, everything: bool
         if prepared.empty:
             return outcome.report(pb.CommitResponse(outcome=pb.CommitResponse.OUTCOME_NOTHING), as_json=as_json)
         with connection.connect() as client:
-            response = client.commit(copy.edits(prepared), message, base=copy.index.id, sign=sign)
+            with base_explained(client, copy.index):
+                response = client.commit(copy.edits(prepared), message, base=copy.index.id, sign=sign)
             code = outcome.report(response, as_json=as_json)
             if outcome.is_stored(response):
                 _move_on(copy, client, prepared, response)
@@ -82,7 +84,7 @@ def check(connection: Connection, *, everything: bool, as_json: bool) -> int:
         prepared = copy.prepare(everything=everything)
         if not as_json:
             _name_left_out(prepared.left)
-        with connection.connect() as client:
+        with connection.connect() as client, base_explained(client, copy.index):
             response = client.commit(copy.edits(prepared), "check", base=copy.index.id, dry_run=True)
     return outcome.report(response, as_json=as_json)
 

@@ -14,6 +14,7 @@ from managerd.eccfg.client import Client
 from managerd.eccfg.commands.working import in_copy
 from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.difference import Difference, changed_keys, echo_lines, key_lines, unified
+from managerd.eccfg.lineage import base_explained
 from managerd.eccfg.local_view import local_views
 from managerd.eccfg.working import WorkingCopy
 
@@ -94,7 +95,7 @@ def _of_copy(
     if not revisions:
         yield from copy.differences(paths)
         return
-    with connection.connect() as client:
+    with connection.connect() as client, base_explained(client, copy.index):
         there = dict(_files_of(client, revisions[0], since=copy.index.id))
     here = {each.path: each.after for each in copy.differences()}
     for path in sorted({*there, *here}):

@@ -8,6 +8,7 @@ from managerd.eccfg import outcome
 from managerd.eccfg.commands.committing import committing_options
 from managerd.eccfg.commands.working import Shown, changing_copy
 from managerd.eccfg.connection import Connection, pass_connection
+from managerd.eccfg.lineage import base_explained
 from managerd.eccfg.outcome import ID_DIGITS
 from managerd.eccfg.pulling import Choice, Pulled
 from managerd.eccfg.pulling import pull as pull_changes
@@ -33,7 +34,7 @@ def pull(connection: Connection, choice: Choice | None, *, as_json: bool) -> int
       eccfg pull
       eccfg pull --manual
     """
-    with changing_copy(connection) as copy, connection.connect() as client:
+    with changing_copy(connection) as copy, connection.connect() as client, base_explained(client, copy.index):
         pulled = pull_changes(copy, Shown(client), choice or Choice.REFUSE)
     if pulled.conflicts:
         return _refused(pulled, as_json=as_json)

@@ -12,6 +12,7 @@ from jlogd.render import json_option, note, print_json, printable
 from jlogd.runtime.errors import JlogdError, RefusedError, UsageError
 from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.index import NAME, Metadata, find_root, open_metadata
+from managerd.eccfg.lineage import strayed
 from managerd.eccfg.outcome import ID_DIGITS
 from managerd.eccfg.pulling import finish, pull
 from managerd.eccfg.working import COMMITTABLE, Kind, Local, WorkingCopy
@@ -130,16 +131,17 @@ def status(connection: Connection, *, as_json: bool) -> None:
     scan = copy.files.scan()
     changes = copy.changes(scan)
     server: pb.StatusResponse | None = None
-    problem = ""
+    problem = lost = ""
     try:
         with connection.connect() as client:
             server = client.status(timeout_s=STATUS_TIMEOUT_S)
+            lost = strayed(client, copy.index, server.head)
     except JlogdError as error:
         problem = str(error).splitlines()[0]
     if as_json:
-        print_json(_status_document(copy, changes, server, problem))
+        print_json(_status_document(copy, changes, server, problem, lost))
         return
-    for line in _base_lines(copy, server, problem):
+    for line in _base_lines(copy, server, problem, lost):
         click.echo(line)
     _show_changes(copy, changes)
     for path in scan.odd:
@@ -148,19 +150,14 @@ def status(connection: Connection, *, as_json: bool) -> None:
         click.echo(line)
 
 
-def _base_lines(copy: WorkingCopy, server: pb.StatusResponse | None, problem: str) -> Iterable[str]:
+def _base_lines(copy: WorkingCopy, server: pb.StatusResponse | None, problem: str, lost: str) -> Iterable[str]:
     index = copy.index
     base = f"r{index.revision} {index.id[:ID_DIGITS]}" if index.id else "nothing"
     where = ""
     if server is not None:
         behind = server.head.revision - index.revision
         where = f", {behind} behind r{server.head.revision}: 'eccfg pull'" if behind > 0 else ", up to date"
-        if behind < 0:
-            where = (
-                f"; the manager is at r{server.head.revision}, {-behind} behind this working copy: "
-                f"when an older history was restored there, 'eccfg clone' anew"
-            )
-    yield f"based on {base}{where}"
+    yield f"based on {base}" + (f": {lost}" if lost else where)
     if problem:
         yield f"the manager was not asked: {printable(problem)}"
     if copy.metadata.read_pull() is not None:
@@ -212,7 +209,7 @@ def _server_lines(server: pb.StatusResponse | None) -> Iterable[str]:
 
 
 def _status_document(
-    copy: WorkingCopy, changes: list[Local], server: pb.StatusResponse | None, problem: str
+    copy: WorkingCopy, changes: list[Local], server: pb.StatusResponse | None, problem: str, lost: str
 ) -> dict[str, Any]:
     index = copy.index
     return {
@@ -221,7 +218,7 @@ def _status_document(
         "id": index.id or None,
         "head": server.head.revision if server is not None else None,
         "confirmed": server.confirmed if server is not None else None,
-        "behind": max(server.head.revision - index.revision, 0) if server is not None else None,
+        "behind": max(server.head.revision - index.revision, 0) if server is not None and not lost else None,
         "interrupted": copy.metadata.read_pull() is not None,
         "changes": [{"path": each.path, "kind": str(each.kind), "staged": each.staged} for each in changes],
         "conflicts": sorted(index.conflicts),
@@ -229,7 +226,7 @@ def _status_document(
             {"name": side.name, "id": side.id, "paths": list(side.paths)}
             for side in (server.side_branches if server is not None else ())
         ],
-        "error": problem or None,
+        "error": problem or lost or None,
     }
 
 
