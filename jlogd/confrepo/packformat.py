@@ -230,25 +230,30 @@ class PackReader:
         return Indexed(name, kind, packed.offset, crc), content
 
 
+def entry_header(kind: int, size: int) -> bytes:
+    """What stands before the zlib stream of an object of ``size`` bytes, no delta."""
+    return bytes(pack_object_header(kind, None, size, DEFAULT_OBJECT_FORMAT))
+
+
 def pack_entry(kind: int, content: bytes) -> bytes:
     """One object as it stands in a pack, no delta."""
-    return bytes(pack_object_header(kind, None, len(content), DEFAULT_OBJECT_FORMAT)) + zlib.compress(content)
+    return entry_header(kind, len(content)) + zlib.compress(content)
 
 
-def pack_pieces(count: int, entries: Iterable[bytes]) -> Iterator[bytes]:
-    """A whole pack, in pieces of at most 1 MiB."""
+def pack_pieces(count: int, entries: Iterable[bytes], piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
+    """A whole pack of ``count`` objects, in pieces of at most ``piece_bytes``; ``entries``: whole or in fragments."""
     digest = hashlib.sha1(usedforsecurity=False)
     buffer = bytearray(_HEADER.pack(b"PACK", 2, count))
     for entry in entries:
         buffer += entry
-        while len(buffer) >= PIECE_BYTES:
-            piece = bytes(buffer[:PIECE_BYTES])
-            del buffer[:PIECE_BYTES]
+        while len(buffer) >= piece_bytes:
+            piece = bytes(buffer[:piece_bytes])
+            del buffer[:piece_bytes]
             digest.update(piece)
             yield piece
     digest.update(buffer)
     buffer += digest.digest()
-    yield from (bytes(buffer[at : at + PIECE_BYTES]) for at in range(0, len(buffer), PIECE_BYTES))
+    yield from (bytes(buffer[at : at + piece_bytes]) for at in range(0, len(buffer), piece_bytes))
 
 
 def index_bytes(entries: Sequence[Indexed], checksum: bytes) -> bytes:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 TOLD_AT_ONCE = 100  # nodes
 BUILDS_MAX = 4  # packs being made at once: they are work for the disk and for one core
+TURNS_MAX = 64  # large packs being read at once: each holds about 1 MiB, however slowly the node reads
 DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
 SAVE_S = 2.0  # how much of the registry a crash may take away
 SAVE_SHARE = 20  # at least so many times as long as a write took is waited until the next one
@@ -73,7 +74,7 @@ class AttachService:
         """Of jlogd.v1.AttachService."""
         parts = Parts(
             self._manager, self._epoch, self._targets, self._registry, self._claims, self._deny,
-            asyncio.Semaphore(BUILDS_MAX), self._clock, self._metrics,
+            asyncio.Semaphore(BUILDS_MAX), asyncio.Semaphore(TURNS_MAX), self._clock, self._metrics,
         )  # fmt: skip
 
         async def attach(_requests: object, context: Context) -> None:

@@ -2,7 +2,8 @@
 
 Three coroutines: one reads messages, one makes a pack while one is asked for, the ``Speaker``'s writes.
 What gathers while the node does not read is bounded: the newest confirmation, one target,
-``PIECES_MAX`` pieces. All methods belong to the loop's thread.
+``PIECES_MAX`` pieces. Who needs a large pack waits for one of the turns of all sessions, small ones go out at once.
+All methods belong to the loop's thread.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from jlogd.confrepo.model import CommitId, Scope
 from jlogd.forward.messages import ProtocolError, Reason, Refusal
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.clock import Clock
-from jlogd.runtime.errors import JlogdError
+from jlogd.runtime.errors import JlogdError, UnavailableError
 from jlogd.runtime.metrics import REFUSALS, Metrics
 from jlogd.runtime.names import is_name
 from jlogd.runtime.rpc import Malformed, PeerIdentity
@@ -35,7 +36,9 @@ from managerd.ingest.speaker import HELLO_S, Context, Speaker, close_with
 
 log = logging.getLogger(__name__)
 
-PIECES_MAX = 2  # of a pack in memory, for each session: 2 MiB
+PIECES_MAX = 2  # of a pack in memory, for each session
+TURN_WAIT_S = 60.0  # how long a node waits for its turn to read a large pack
+PACK_S = 300.0  # and how long it may take for a pack in all: it waits no longer itself (attach/bringing.py)
 
 
 class Targets(Protocol):
@@ -51,8 +54,11 @@ class Targets(Protocol):
 
     async def pack(
         self, scope: Scope, want: CommitId, have: Sequence[CommitId]
-    ) -> AsyncIterator[bytes] | Sequence[bytes]:
-        """A git pack in pieces of at most 1 MiB, at least one. RefusedError when the node may not have it."""
+    ) -> AsyncGenerator[bytes, None] | Sequence[bytes]:
+        """A git pack in pieces of at most 1 MiB, at least one. RefusedError when the node may not have it.
+
+        A sequence is small. Anything else is large, and holds nothing before its first piece is asked for.
+        """
         ...
 
     async def gifts(self, asks: Sequence[tuple[Scope, CommitId, CommitId]]) -> list[Gift | None]:
@@ -66,7 +72,10 @@ class Targets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What all sessions of a manager share. ``builds`` bounds how many packs are being made at once."""
+    """What all sessions of a manager share.
+
+    ``builds`` bounds how many packs are being made at once, ``turns`` how many large ones are being read.
+    """
 
     manager: str
     epoch: int
@@ -75,6 +84,7 @@ class Parts:
     claims: "Claims[LiveAttach]"
     deny: DenyList
     builds: asyncio.Semaphore
+    turns: asyncio.Semaphore
     clock: Clock
     metrics: Metrics | None
 
@@ -257,20 +267,28 @@ class LiveAttach:
 
     async def _pack(self, effect: at.MakePack) -> None:
         want = effect.fetch.want
-        held: Pack | None = None  # one piece behind: the last one says so
         try:
-            async with contextlib.aclosing(self._made(effect)) as pieces:
-                async for piece in pieces:
-                    if held is not None:
-                        await self._queue(held)
-                    held = Pack(want, piece)
-            last = Pack(want, held.piece if held is not None else b"", last=True)
+            async with asyncio.timeout(PACK_S):
+                last = await self._all_but_last(effect)
+        except TimeoutError:
+            last = Pack(want, error=f"not read within {PACK_S:g} s: others need the room")
         except JlogdError as error:
             last = Pack(want, error=str(error)[:ERROR_MAX] or error.reason)
         except Exception:
             log.exception("%s: pack of %s failed", self._who(), want)
             last = Pack(want, error=f"manager {self._parts.manager} failed to make the pack: see its log")
         await self._queue(last)
+
+    async def _all_but_last(self, effect: at.MakePack) -> Pack:
+        """Queue the pieces, one behind: the last one says that it is, and is returned."""
+        want = effect.fetch.want
+        held: Pack | None = None
+        async with contextlib.aclosing(self._made(effect)) as pieces:
+            async for piece in pieces:
+                if held is not None:
+                    await self._queue(held)
+                held = Pack(want, piece)
+        return Pack(want, held.piece if held is not None else b"", last=True)
 
     async def _queue(self, pack: Pack) -> None:
         await self._room.acquire()
@@ -282,7 +300,7 @@ class LiveAttach:
         self._speaker.wake()
 
     async def _made(self, effect: at.MakePack) -> AsyncGenerator[bytes, None]:
-        """The pieces. A slow node holds no place in ``builds`` while it reads."""
+        """The pieces. A slow node holds no place in ``builds`` while it reads, and a turn only for a large pack."""
         parts = self._parts
         async with parts.builds:
             pieces = await parts.targets.pack(effect.scope, effect.fetch.want, effect.fetch.have)
@@ -290,13 +308,26 @@ class LiveAttach:
             for piece in pieces:
                 yield piece
             return
+        async with self._turn(), contextlib.aclosing(pieces):
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    async with parts.builds:
+                        piece = await anext(pieces)
+                    yield piece
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of those who read large packs. UnavailableError when none of them is done in time."""
+        turns = self._parts.turns
         try:
-            while True:
-                async with parts.builds:
-                    piece = await anext(pieces)
-                yield piece
-        except StopAsyncIteration:
-            return
+            async with asyncio.timeout(TURN_WAIT_S):
+                await turns.acquire()
+        except TimeoutError:
+            raise UnavailableError(
+                f"other nodes read as many large packs as manager {self._parts.manager} gives at the same time, and "
+                f"none of them was done within {TURN_WAIT_S:g} s: it is tried again"
+            ) from None
+        try:
+            yield
         finally:
-            if (close := getattr(pieces, "aclose", None)) is not None:
-                await close()
+            turns.release()

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -108,7 +108,7 @@ class Targets:
 
     async def pack(
         self, scope: Scope, want: CommitId, have: Sequence[CommitId]
-    ) -> Sequence[bytes] | AsyncIterator[bytes]:
+    ) -> Sequence[bytes] | AsyncGenerator[bytes, None]:
         """Pieces of the pack that brings ``scope.node`` from ``have`` to ``want``, at least one.
 
         RefusedError for a commit that the node was not told to run lately.

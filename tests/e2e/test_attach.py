@@ -121,7 +121,7 @@ def test_a_large_pack_in_order_with_a_slow_reader(fleet: Bench, attach: Attach) 
     manager = AttachManager(fleet)
     pieces = [bytes([number]) * PIECE_MAX for number in range(40)]
     manager.targets.packs[commit(1)] = pieces
-    manager.targets.lazily = True
+    manager.targets.large = {commit(1)}
     heard = Heard()
     attach(manager.address, heard)
     talk = heard.next("attached")

@@ -2,7 +2,7 @@
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class SetTargets:
         self.now = at_first
         self.gift: Gift | None = None
         self.packs: dict[CommitId, list[bytes] | Exception] = {}
-        self.lazily = False
+        self.large: set[CommitId] = set()  # packs that are made while they are sent
         self.stuck = False
         self.homes: dict[str, str] = {}
         self.loop: asyncio.AbstractEventLoop | None = None  # of whoever subscribed
@@ -59,7 +59,7 @@ class SetTargets:
 
     async def pack(
         self, scope: Scope, want: CommitId, have: Sequence[CommitId]
-    ) -> AsyncIterator[bytes] | Sequence[bytes]:
+    ) -> AsyncGenerator[bytes, None] | Sequence[bytes]:
         """As set."""
         self.asked.append((scope, want, tuple(have)))
         if self.stuck:
@@ -67,7 +67,7 @@ class SetTargets:
         found = self.packs.get(want, RefusedError(f"{want} is not for node {scope.node}"))
         if isinstance(found, Exception):
             raise found
-        return _lazily(found) if self.lazily else found
+        return _lazily(found) if want in self.large else found
 
     async def gifts(self, asks: Sequence[tuple[Scope, CommitId, CommitId]]) -> list[Gift | None]:
         """As set, for everybody."""
@@ -91,7 +91,7 @@ class SetTargets:
         return bool(self._callbacks)
 
 
-async def _lazily(pieces: list[bytes]) -> AsyncIterator[bytes]:
+async def _lazily(pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         yield piece
 
