@@ -13,6 +13,7 @@ from jlogd.runtime.errors import DeadlineError, RefusedError, UnavailableError
 from managerd.eccfg.client import Client
 from managerd.eccfg.commands.history import document as revision_document
 from managerd.eccfg.connection import Connection, pass_connection
+from managerd.eccfg.held import reason, reason_now, told_older
 from managerd.eccfg.outcome import short
 from managerd.v1 import config_pb2 as pb
 
@@ -36,6 +37,7 @@ def nodes(connection: Connection, *, as_json: bool) -> None:
     """
     with connection.connect() as client:
         answer = client.nodes()
+        held = "" if as_json or not answer.HasField("head") else reason_now(client, answer.head)
     if as_json:
         head = answer.head.revision if answer.HasField("head") else None
         print_json({"head": head, "nodes": [document(node) for node in answer.nodes]})
@@ -44,7 +46,7 @@ def nodes(connection: Connection, *, as_json: bool) -> None:
     print_table(columns, [_row(node) for node in answer.nodes])
     if answer.HasField("head"):
         note(f"head: {short(answer.head)}" + ("" if answer.head.confirmed else ", not confirmed yet"))
-        _note_held(answer.head, answer.nodes)
+    _note_held(held)
 
 
 def document(node: pb.Node) -> dict[str, Any]:
@@ -87,12 +89,24 @@ class Awaited:
     def __init__(self, revision: pb.Revision, names: Sequence[str]) -> None:
         """Nothing is known of anybody."""
         self._wanted = revision
+        self._rollout: pb.RolloutState | None = None
         self.known: dict[str, pb.Node | None] = dict.fromkeys(sorted(names))
 
     def take(self, node: pb.Node) -> None:
         """What a node runs now."""
         if node.name in self.known:
             self.known[node.name] = node
+
+    def take_rollout(self, rollout: pb.RolloutState) -> None:
+        """How the present or last rollout stands now."""
+        self._rollout = rollout
+
+    @property
+    def held(self) -> str:
+        """Why nodes that are missing are not told to run it; empty when they are."""
+        missing = (self.known[name] for name in self.missing)
+        told = told_older(self._wanted.revision, (node for node in missing if node is not None))
+        return reason(self._wanted.revision, told, self._rollout) if told and self._wanted.confirmed else ""
 
     @property
     def missing(self) -> list[str]:
@@ -143,19 +157,18 @@ def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[
         if not found:
             raise RefusedError("the repository is empty: there is no revision to wait for")
         revision = found[0]
-        nodes_now = client.nodes().nodes
-    chosen = list(names) or _attached(nodes_now)
-    if revision.confirmed:
-        _note_held(revision, [node for node in nodes_now if node.name in chosen])
+        chosen = list(names) or _attached(client.nodes().nodes)
+        held = reason_now(client, revision, chosen)
+    if not as_json:
+        _note_held(held)
     awaited = Awaited(revision, chosen)
     bar = Bar(f"r{revision.revision}", len(chosen))
     try:
         _wait(connection, awaited, deadline, bar)
     except DeadlineError:
         missing = _list(awaited.missing)
-        raise DeadlineError(
-            f"{missing} did not get to r{revision.revision} within {timeout}: see 'eccfg nodes'"
-        ) from None
+        why = (awaited.held if any(awaited.known.values()) else held) or "see 'eccfg nodes'"
+        raise DeadlineError(f"{missing} did not get to r{revision.revision} within {timeout}: {why}") from None
     finally:
         bar.close()
     if as_json:
@@ -165,12 +178,10 @@ def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[
         click.echo(f"{short(revision)}: {len(chosen)} node{'s' if len(chosen) != 1 else ''}")
 
 
-def _note_held(revision: pb.Revision, found: Sequence[pb.Node]) -> None:
-    """Say that nodes are told to run something older: else nobody understands what they wait for."""
-    told = sorted({node.target for node in found if 0 < node.target < revision.revision})
-    if told:
-        older = ", ".join(f"r{target}" for target in told)
-        note(f"note: r{revision.revision} is held back, nodes are told to run {older}: see 'eccfg rollout status'")
+def _note_held(held: str) -> None:
+    """Else nobody understands what nodes wait for."""
+    if held:
+        note(f"note: {printable(held)}")
 
 
 def _attached(found: Sequence[pb.Node]) -> list[str]:
@@ -207,8 +218,11 @@ def _wait(connection: Connection, awaited: Awaited, deadline: float | None, bar:
 
 def _follow(client: Client, awaited: Awaited, left_s: float | None, bar: "Bar") -> None:
     for event in client.watch(state=True, timeout_s=left_s):
-        if event.WhichOneof("event") == "node":
+        kind = event.WhichOneof("event")
+        if kind == "node":
             awaited.take(event.node)
+        elif kind == "rollout":
+            awaited.take_rollout(event.rollout)
         failures = awaited.failures
         if failures:
             raise RefusedError("\n".join(map(printable, failures)))

@@ -11,6 +11,7 @@ import click
 from jlogd.render import json_option, note, print_json, printable
 from jlogd.runtime.errors import JlogdError, RefusedError, UsageError
 from managerd.eccfg.connection import Connection, pass_connection
+from managerd.eccfg.held import reason_now
 from managerd.eccfg.index import NAME, Metadata, find_root, open_metadata
 from managerd.eccfg.lineage import strayed
 from managerd.eccfg.outcome import ID_DIGITS
@@ -131,22 +132,24 @@ def status(connection: Connection, *, as_json: bool) -> None:
     scan = copy.files.scan()
     changes = copy.changes(scan)
     server: pb.StatusResponse | None = None
-    problem = lost = ""
+    problem = lost = held = ""
     try:
         with connection.connect() as client:
             server = client.status(timeout_s=STATUS_TIMEOUT_S)
             lost = strayed(client, copy.index, server.head)
+            with contextlib.suppress(JlogdError):  # the rest is worth showing without it
+                held = reason_now(client, server.head)
     except JlogdError as error:
         problem = str(error).splitlines()[0]
     if as_json:
-        print_json(_status_document(copy, changes, server, problem, lost))
+        print_json(_status_document(copy, changes, server, problem, lost, held))
         return
     for line in _base_lines(copy, server, problem, lost):
         click.echo(line)
     _show_changes(copy, changes)
     for path in scan.odd:
         note(f"note: {printable(path)}: the name is not UTF-8; it cannot be committed")
-    for line in _server_lines(server):
+    for line in _server_lines(server, held):
         click.echo(line)
 
 
@@ -188,13 +191,15 @@ def _show_changes(copy: WorkingCopy, changes: list[Local]) -> None:
         click.echo("nothing changed here")
 
 
-def _server_lines(server: pb.StatusResponse | None) -> Iterable[str]:
+def _server_lines(server: pb.StatusResponse | None, held: str) -> Iterable[str]:
     if server is None:
         return
     if server.confirmed < server.head.revision:
         first, last = server.confirmed + 1, server.head.revision
         which, them = (f"r{last} is", "it") if first == last else (f"r{first} to r{last} are", "them")
         yield f"{which} stored, but not on {server.replicas_min} managers yet: nodes do not get {them}"
+    if held:
+        yield printable(held)
     for peer in server.peers:
         if peer.state != "connected":
             known = f", last seen at r{peer.revision}" if peer.revision else ""
@@ -209,7 +214,7 @@ def _server_lines(server: pb.StatusResponse | None) -> Iterable[str]:
 
 
 def _status_document(
-    copy: WorkingCopy, changes: list[Local], server: pb.StatusResponse | None, problem: str, lost: str
+    copy: WorkingCopy, changes: list[Local], server: pb.StatusResponse | None, problem: str, lost: str, held: str
 ) -> dict[str, Any]:
     index = copy.index
     return {
@@ -219,6 +224,7 @@ def _status_document(
         "head": server.head.revision if server is not None else None,
         "confirmed": server.confirmed if server is not None else None,
         "behind": max(server.head.revision - index.revision, 0) if server is not None and not lost else None,
+        "held": held or None,
         "interrupted": copy.metadata.read_pull() is not None,
         "changes": [{"path": each.path, "kind": str(each.kind), "staged": each.staged} for each in changes],
         "conflicts": sorted(index.conflicts),
