@@ -8,22 +8,28 @@
     paths = ["web/**"]                  # `*` and `?` within a part, `**` for any number of parts
     allow = ["read", "commit", "rollout"]
 
+    [members]
+    web = ["web*"]                      # nodes that may be of the subcluster without a directory there
+
 Rules only grant; an identity has what any of its rules grants.
 
 * Without the file operators may do everything. With it they have what its rules say.
 * Whatever it says: managers read everything, a node reads its own layers and commits to ``running/<node>/``.
+* A node that has no directory is of the subcluster that it names; with ``[members]`` only where it is listed, or of
+  ``default``.
 * It and ``global/rollout.toml`` are committed by operators only; one by which no operator could change it again has a
   fault.
-* A file with faults (no commit lets one in) grants operators to read everything, and to repair that file.
+* A file with faults (no commit lets one in) grants operators to read everything, and to repair that file; it lists
+  no members.
 """
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
-from jlogd.confrepo.model import ACCESS_FILE, DEFAULT, ROLLOUT_FILE, RUNNING, Scope
+from jlogd.confrepo.model import ACCESS_FILE, DEFAULT, RESERVED, ROLLOUT_FILE, RUNNING, Scope
 from jlogd.runtime import toml
 from jlogd.runtime.names import is_name
 
@@ -98,10 +104,17 @@ class Rule:
 class Rules:
     """What one version of the file says. Any thread may ask: only answers are remembered."""
 
-    def __init__(self, rules: Iterable[Rule] | None, faults: Iterable[tuple[int, str]] = ()) -> None:
-        """``rules`` None: there is no file."""
+    def __init__(
+        self,
+        rules: Iterable[Rule] | None,
+        faults: Iterable[tuple[int, str]] = (),
+        members: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """``rules`` None: there is no file. ``members``: subcluster → patterns of names; None: nobody is asked."""
         self.faults: tuple[tuple[int, str], ...] = tuple(faults)  # (line, problem)
         self._rules = _WITHOUT_FILE if rules is None else _REPAIR if self.faults else tuple(rules)
+        known = {} if self.faults else members
+        self._members = known if known is None else {name: compile_globs(known[name]).fullmatch for name in known}
         self._judges: dict[tuple[str, Right, Scope | None], Judge] = {}
 
     @classmethod
@@ -115,11 +128,11 @@ class Rules:
         except (ValueError, RecursionError) as error:
             return cls((), [(1, f"not TOML: {error}")])
         reader = _Reader(tables)
-        rules = tuple(reader.rules())
+        rules, members = tuple(reader.rules()), reader.members()
         if not reader.faults and not any(_repairs(rule) for rule in rules):
             reader.faults.append(((), f"no operator could change {ACCESS_FILE} again: let one commit it"))
         lines = toml.locate(text) if reader.faults else {}
-        return cls(rules, [(_line(lines, place), problem) for place, problem in reader.faults])
+        return cls(rules, [(_line(lines, place), problem) for place, problem in reader.faults], members)
 
     def may(self, identity: str, right: Right, path: str, scope: Scope | None = None) -> bool:
         """Whether ``identity`` ("operator:alice") has ``right`` on ``path``. ``scope``: a node's own."""
@@ -134,6 +147,13 @@ class Rules:
                 self._judges.clear()
             judge = self._judges[key] = self._make(identity, right, scope)
         return judge
+
+    def may_be_of(self, node: str, subcluster: str) -> bool:
+        """Whether ``node`` may be of ``subcluster`` where the tree has no directory for it."""
+        if self._members is None or subcluster == DEFAULT:
+            return True
+        match = self._members.get(subcluster)
+        return match is not None and match(node) is not None
 
     def may_everything(self, identity: str, right: Right) -> bool:
         """Whether ``identity`` has ``right`` on every path there may ever be."""
@@ -188,7 +208,7 @@ class _Reader:
     def __init__(self, tables: Mapping[str, Any]) -> None:
         self.faults: list[Located] = []
         self._tables = tables
-        self._unknown((), tables, {"groups", "rule"})
+        self._unknown((), tables, {"groups", "rule", "members"})
         self._groups = dict(self._read_groups(tables.get("groups", {})))
 
     def rules(self) -> Iterator[Rule]:
@@ -200,6 +220,20 @@ class _Reader:
             rule = self._rule(("rule", number), table)
             if rule is not None:
                 yield rule
+
+    def members(self) -> dict[str, tuple[str, ...]] | None:
+        """Subcluster → patterns of names; None: there is no such section."""
+        table = self._tables.get("members")
+        if table is None:
+            return None
+        if not isinstance(table, dict):
+            self.faults.append((("members",), "must be a table SUBCLUSTER = [PATTERN, …]"))
+            return {}
+        for name in table:
+            fault = _subcluster_fault(name)
+            if fault is not None:
+                self.faults.append((("members", name), fault))
+        return {name: tuple(self._sound(self._texts(("members",), table, name), _member_fault)) for name in table}
 
     def _rule(self, place: toml.Path, table: object) -> Rule | None:
         if not isinstance(table, dict):
@@ -232,7 +266,7 @@ class _Reader:
             self.faults.append(
                 ((*place, key), f"{key} must be a list of texts" if key in table else f"{key} is missing")
             )
-        elif not found and place != ("groups",):
+        elif not found and place not in {("groups",), ("members",)}:
             self.faults.append(((*place, key), f"{key} is empty: the rule says nothing"))
         elif len(found) > PATTERNS_MAX:
             self.faults.append(((*place, key), f"more than {PATTERNS_MAX}"))
@@ -257,6 +291,18 @@ def _identity_fault(text: str) -> str | None:
     if (role == "role" and name in ROLES) or (role in ROLES and colon and is_name(name)):
         return None
     return f'{text[:100]!r} is nobody: write "ROLE:NAME" ("operator:alice"), "role:ROLE" or "@GROUP"'
+
+
+def _subcluster_fault(name: str) -> str | None:
+    if name == DEFAULT:
+        return f"every node may be of {DEFAULT}: leave it out"
+    return None if is_name(name) and name not in RESERVED else f"{name[:100]!r} is no subcluster"
+
+
+def _member_fault(text: str) -> str | None:
+    if text and "/" not in text and "**" not in text and is_name(re.sub(r"[*?]", "n", text)):
+        return None
+    return f"{text[:100]!r} can be no node's name: write one, with `*` and `?` where any letters may stand"
 
 
 def _right_fault(text: str) -> str | None:

@@ -52,6 +52,10 @@ class Targets(Protocol):
         """The one subcluster that has a directory for ``node``; None when none has, or several have."""
         ...
 
+    def may_be_of(self, node: str, subcluster: str) -> bool:
+        """Whether ``node`` has a directory in ``subcluster``, or may be there without one."""
+        ...
+
     async def pack(
         self, scope: Scope, want: CommitId, have: Sequence[CommitId]
     ) -> AsyncGenerator[bytes, None] | Sequence[bytes]:
@@ -178,8 +182,11 @@ class LiveAttach:
         parts, denied = self._parts, self._parts.deny.denies(self.peer.fingerprint)
         peer = Peer(self.peer.role, self.peer.name, self.peer.address, denied)
         other, returned = parts.claims.other(hello)
-        home = parts.targets.subcluster_of(hello.node) if is_name(hello.node) else None
-        self._step(at.AttachHelloReceived(hello, peer, other, returned, home))
+        home, stranger = None, False
+        if is_name(hello.node):
+            home = parts.targets.subcluster_of(hello.node)
+            stranger = not parts.targets.may_be_of(hello.node, hello.subcluster)
+        self._step(at.AttachHelloReceived(hello, peer, other, returned, home, stranger))
 
     # ------------------------------------------------------------------ effects
 
@@ -254,6 +261,10 @@ class LiveAttach:
         if hello is None or self._core.state is not at.State.ATTACHED:
             return
         gift, self._gift = self._gift, None
+        if not self._parts.targets.may_be_of(hello.node, hello.subcluster):  # not any more
+            refusal = at.no_member(hello)
+            self.fail(refusal.reason, refusal.message)
+            return
         try:
             target = self._parts.targets.target(hello.node, hello.subcluster)
             if gift is not None and target is not None and target.id == gift[0]:

@@ -30,7 +30,7 @@ from jlogd.attach.messages import (
     check_fetch,
     check_report,
 )
-from jlogd.confrepo.model import DEFAULT, RESERVED, Scope
+from jlogd.confrepo.model import ACCESS_FILE, DEFAULT, RESERVED, Scope
 from jlogd.forward.messages import Hello, ProtocolError, Reason, Refusal
 from managerd.ingest.events import Other, Peer
 from managerd.ingest.identity import duplicate, not_who_it_says
@@ -48,6 +48,7 @@ class AttachHelloReceived:
     """The node's answer, with what is known about it here.
 
     ``home``: the one subcluster that has a directory for it, None where the repository does not say.
+    ``stranger``: it has no directory in the one that it names, and may not be there without.
     ``returned``: ``other`` threw this instance out before.
     """
 
@@ -56,6 +57,7 @@ class AttachHelloReceived:
     other: Other | None = None
     returned: bool = False
     home: str | None = None
+    stranger: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,4 +271,14 @@ def _foreign(event: AttachHelloReceived) -> Refusal | None:
             f"node {hello.node} says that it belongs to subcluster {hello.subcluster}, the repository has it in "
             f"{event.home}: set [node] subcluster, or move {event.home}/{hello.node}",
         )
-    return None
+    return no_member(hello) if event.stranger else None
+
+
+def no_member(hello: AttachHello) -> Refusal:
+    """It names a subcluster that is not for everybody."""
+    node, subcluster = hello.node, hello.subcluster
+    return Refusal(
+        Reason.NAME_MISMATCH,
+        f"node {node} may not be of subcluster {subcluster}: it has no directory {subcluster}/{node}, and [members] of "
+        f"{ACCESS_FILE} does not list it there: commit one of the two, or set [node] subcluster",
+    )

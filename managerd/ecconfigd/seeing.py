@@ -51,8 +51,11 @@ class Seeing:
         return Gate.of(self._parts.store.rules(), caller, await self.scope(caller))
 
     async def scope(self, caller: Caller) -> Scope | None:
-        """The layers of a caller that is a node."""
-        return await self.scope_of(caller.name) if caller.role == "node" else None
+        """The layers of a caller that is a node: of a subcluster that it may not be of any more, none."""
+        if caller.role != "node":
+            return None
+        scope = await self.scope_of(caller.name)
+        return scope if self._parts.targets.may_be_of(scope.node, scope.subcluster) else Scope(DEFAULT, scope.node)
 
     async def scope_of(self, node: str) -> Scope:
         """The layers of any node: of its subcluster as it said, else as the tree has it, else "default".

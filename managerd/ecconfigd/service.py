@@ -298,6 +298,8 @@ class ConfigService:
         """Without a look into the tree: of a node that never attached the watcher sees no paths."""
         entry = self._parts.registry.get(caller.name) if caller.role == "node" else None
         scope = Scope(entry.subcluster, entry.name) if entry is not None else None
+        if scope is not None and not self._parts.targets.may_be_of(scope.node, scope.subcluster):
+            scope = None
         return Gate.of(self._parts.store.rules(), caller, scope)
 
     def _show_node(self, caller: Caller, entry: NodeEntry) -> pb.Node | None:

@@ -43,7 +43,7 @@ class Picture:
     serial: Serial
     document: Document
     trial: Rollout | None  # the rollout that decides, if one does
-    subclusters: Mapping[str, str | None]  # node → the one that has a directory for it; None: several have
+    subclusters: Mapping[str, frozenset[str]]  # node → those that have a directory for it
 
     def target(self, node: str) -> Target:
         """What ``node`` should run."""
@@ -98,8 +98,16 @@ class Targets:
 
     def subcluster_of(self, node: str) -> str | None:
         """The one subcluster that has a directory for ``node``; None when none has, or several have."""
+        places = self._places(node)
+        return next(iter(places)) if len(places) == 1 else None
+
+    def may_be_of(self, node: str, subcluster: str) -> bool:
+        """Whether ``node`` has a directory in ``subcluster``, or the rules of head let it be there without one."""
+        return subcluster in self._places(node) or self._store.rules().may_be_of(node, subcluster)
+
+    def _places(self, node: str) -> frozenset[str]:
         picture = self.picture
-        return picture.subclusters.get(node) if picture else None
+        return picture.subclusters.get(node, frozenset()) if picture else frozenset()
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` on the loop after each new picture; returns what ends that."""
@@ -181,12 +189,12 @@ def take(repository: Repository, before: Picture | None = None) -> Picture | Non
     )
 
 
-def _subclusters(repository: Repository, commit: Commit) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+def _subclusters(repository: Repository, commit: Commit) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
     for subcluster, is_directory in repository.names(commit).items():
         if not is_directory or subcluster in RESERVED:
             continue
         for node, inner in repository.names(commit, subcluster).items():
             if inner and node != DEFAULT:
-                found[node] = None if node in found else subcluster
+                found[node] = found.get(node, frozenset()) | {subcluster}
     return found

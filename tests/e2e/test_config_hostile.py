@@ -209,6 +209,28 @@ def test_nobody_attaches_as_another(fleet: Fleet, who: str, name: str, subcluste
         assert node.hear(Refusal).message
 
 
+def test_members_say_who_may_be_of_a_subcluster_without_a_directory(fleet: Fleet) -> None:
+    """Who is not listed is refused, also while it is attached, and reads no word of it any more; others stay."""
+    rule = '[[rule]]\nwho = ["role:operator"]\npaths = ["**"]\nallow = ["read", "commit", "rollout"]\n'
+    with Peer(fleet, "alice") as alice, Peer(fleet, "web9") as web9:
+        with attached(fleet, "web9", "web9", "db") as node, attached(fleet, "web1", "web1", "web") as web1:
+            assert node.hear(Target).revision == web1.hear(Target).revision
+            assert web9.stub.Cat(pb.CatRequest(path="db/default/only")).content
+            made = alice.commit({"global/access.toml": f'{rule}[members]\ndb = ["db?", "new*"]\n'})
+            assert "web9 may not be of subcluster db: it has no directory db/web9" in node.hear(Refusal).message
+            assert web1.hear(Target).revision == made.revision.revision
+        refused(lambda: web9.stub.Cat(pb.CatRequest(path="db/default/only")))
+        with attached(fleet, "web9", "web9", "db") as node:
+            assert "[members] of global/access.toml does not list it there" in node.hear(Refusal).message
+        with attached(fleet, "web9", "web9", "default") as node:
+            assert node.hear(Target).revision == made.revision.revision
+        assert alice.commit({"db/web9/x": "1\n"}).outcome == Outcome.OUTCOME_COMMITTED
+        with attached(fleet, "web9", "web9", "db") as node:
+            assert node.hear(Target).revision > made.revision.revision
+        gone = [pb.Edit(delete=path) for path in ("db/web9", "global/access.toml")]
+        assert alice.edit(gone).outcome == Outcome.OUTCOME_COMMITTED
+
+
 def test_a_node_gets_the_objects_of_its_own_layers_only(fleet: Fleet) -> None:
     """Of what it was told to run, whatever it says to have; other commits are refused, the session goes on."""
     with Peer(fleet, "alice") as alice:

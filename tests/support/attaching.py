@@ -57,6 +57,10 @@ class SetTargets:
         """As set."""
         return self.homes.get(node)
 
+    def may_be_of(self, node: str, subcluster: str) -> bool:
+        """Anybody of any."""
+        return True
+
     async def pack(
         self, scope: Scope, want: CommitId, have: Sequence[CommitId]
     ) -> AsyncGenerator[bytes, None] | Sequence[bytes]:

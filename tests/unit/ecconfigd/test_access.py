@@ -95,6 +95,20 @@ def test_rules_replace_what_operators_may_and_add_to_what_nodes_may() -> None:
     assert not rules.may_everything("operator:alice", "read")
 
 
+def test_members_say_who_may_be_of_a_subcluster_without_a_directory() -> None:
+    """Without the section anybody; with it who is listed; default is everybody's; a file with faults lists nobody."""
+    rule = b'[[rule]]\nwho = ["role:operator"]\npaths = ["**"]\nallow = ["read", "commit"]\n'
+    for content in (None, rule):
+        assert Rules.parse(content).may_be_of("web9", "db")
+    listed = Rules.parse(rule + b'[members]\nweb = ["web?", "cache*"]\ndb = []\n')
+    assert not listed.faults
+    asked = [("web1", "web"), ("cache-12", "web"), ("web1", "default"), ("web12", "web"), ("web1", "db"), ("web1", "x")]
+    assert [each for each in asked if listed.may_be_of(*each)] == asked[:3]
+    for content in (rule + b"[members]\n", rule + b'[members]\nweb = ["/"]\n', b"[members"):
+        assert not Rules.parse(content).may_be_of("web1", "web")
+        assert Rules.parse(content).may_be_of("web1", "default")
+
+
 def test_only_operators_commit_the_policies_themselves() -> None:
     rules = Rules.parse(
         b'[[rule]]\nwho = ["node:web1", "role:manager", "operator:a"]\npaths = ["**"]\nallow = ["commit"]\n'
@@ -130,6 +144,12 @@ def test_only_operators_commit_the_policies_themselves() -> None:
         (b"groups = 3\n", 1, "must be a table"),
         (b'[groups]\ng = ["@h"]\n', 2, "nobody"),
         (b"[other]\n", 1, "unknown key"),
+        (b"members = 3\n", 1, "must be a table"),
+        (b'[members]\nweb = "web1"\n', 2, "list of texts"),
+        (b'[members]\nweb = ["web1",\n"web/1"]\n', 3, "no node's name"),
+        (b'[members]\nweb = ["**"]\n', 2, "no node's name"),
+        (b'[members]\nrunning = ["web1"]\n', 2, "no subcluster"),
+        (b'[members]\ndefault = ["web1"]\n', 2, "every node"),
     ],
 )
 def test_faults_have_their_lines_and_leave_operators_the_repair(content: bytes, line: int, word: str) -> None:

@@ -74,6 +74,7 @@ LIVE = Other("host", "machine", b"other", "ipv4:2")
         (ARRIVED, ""),
         (replace(ARRIVED, home="web"), ""),
         (replace(ARRIVED, home="db"), "name_mismatch"),
+        (replace(ARRIVED, stranger=True), "name_mismatch"),
         (replace(ARRIVED, peer=replace(PEER, name="b")), "name_mismatch"),
         (replace(ARRIVED, peer=replace(PEER, role="operator")), "certificate"),
         (replace(ARRIVED, peer=replace(PEER, role="unknown", name="")), "certificate"),

@@ -226,7 +226,7 @@ def test_the_same_refs_give_the_same_picture_elsewhere(tmp_path: Path) -> None:
 
 
 def test_where_a_node_belongs(tmp_path: Path) -> None:
-    """The one subcluster with a directory for it; nobody guesses between two."""
+    """The one subcluster with a directory for it; nobody guesses between two. Where it has one, it may be."""
 
     async def story() -> None:
         async with managing(tmp_path) as manager:
@@ -234,6 +234,11 @@ def test_where_a_node_belongs(tmp_path: Path) -> None:
             await manager.first(put("web/web1/x", "1"), put("web/both/x", "1"), put("db/both/x", "1"))
             found = {name: manager.targets.subcluster_of(name) for name in ("web1", "both", "default", "nobody", "x")}
             assert found == {"web1": "web", "both": None, "default": None, "nobody": None, "x": None}
+            assert manager.targets.may_be_of("nobody", "db")
+            rule = '[[rule]]\nwho = ["role:operator"]\npaths = ["**"]\nallow = ["read", "commit"]\n'
+            await manager.commit(put("global/access.toml", f'{rule}[members]\ndb = ["nobody"]\n'))
+            asked = [("nobody", "db"), ("both", "web"), ("both", "db"), ("web1", "web"), ("web1", "db"), ("x", "web")]
+            assert [each for each in asked if manager.targets.may_be_of(*each)] == asked[:4]
 
     run(story())
 
