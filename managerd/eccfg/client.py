@@ -40,9 +40,15 @@ PIECE_BYTES = 1 << 20
 STORED = "whether the commit was stored is not known, 'eccfg log -n 3' shows it if it was"
 TAKEN = "whether the history was taken is not known, 'eccfg log -n 3' shows it if it was"
 CONDUCTED = "whether that was done is not known, see 'eccfg rollout status'"
-_NO_ANSWER = (UnavailableError, DeadlineError, JlogdError)  # the last: it failed in the middle
 Outcome = pb.CommitResponse
 _Answer = TypeVar("_Answer")
+
+
+class UnreachableError(UnavailableError):
+    """Our own connection to the manager failed: nobody there said so."""
+
+
+_NO_ANSWER = (UnreachableError, DeadlineError, JlogdError)  # the last: it failed in the middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +296,7 @@ class Client:
             return RefusedError(f"{self.address} keeps no configuration: its managerd.toml needs a [config] section")
         if isinstance(ours, UnavailableError) and not _is_answer(error):
             found = diagnose(self.address, self._tls)
-            return UnavailableError(found[1]) if found else ours
+            return UnreachableError(found[1] if found else str(ours))
         return ours
 
 

@@ -19,7 +19,7 @@ from jlogd.runtime import settings
 from jlogd.runtime.errors import DeadlineError, JlogdError, SettingsError, UnavailableError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.rpc import TlsFiles, open_channel
-from managerd.eccfg.client import Client
+from managerd.eccfg.client import Client, UnreachableError
 from managerd.eccfg.index import remembered_manager
 
 CONNECT_TIMEOUT_S = 5.0  # for each manager: a TLS handshake over half the world takes under one second
@@ -111,7 +111,7 @@ class Connection:
                     yield client
                     return
                 faults.append(fault)
-            except UnavailableError as error:
+            except UnreachableError as error:
                 raise UnavailableError(f"{error} (the address is from {managers.source})") from error
             finally:
                 channel.close()
