@@ -113,8 +113,9 @@ class Committing:
             merged=result.merged,
         )
         if result.commit is not None:
-            paths = gate.readable(result.paths)
-            answer.revision.CopyFrom(revision_of(result.commit, confirmed=self._seeing.confirmed(), paths=paths))
+            paths, own = gate.readable(result.paths), result.commit.author == who.identity  # else nothing was changed
+            shown = revision_of(result.commit, confirmed=self._seeing.confirmed(), paths=paths, words=own)
+            answer.revision.CopyFrom(shown)
         return answer
 
     async def _confirmed(self, revision: Revision) -> bool:

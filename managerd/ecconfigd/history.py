@@ -52,11 +52,12 @@ class History:
                 self._kept -= len(dropped) + 1
 
     def revision(self, repository: Repository, commit: Commit, gate: Gate, confirmed: Revision) -> pb.Revision:
-        """A revision with those of its paths that the caller may read."""
+        """A revision with those of its paths that the caller may read; of one without any, not who made it, and why."""
         readable = gate.readable(self.changed(repository, commit))
+        words = gate.everything or bool(readable) or commit.author == gate.caller.identity
         shown = readable[:PATHS_MAX]
         signer = self._signer(repository, commit) if commit.signature else ""
-        return revision_of(commit, confirmed=confirmed, paths=shown, count=len(readable), signer=signer)
+        return revision_of(commit, confirmed=confirmed, paths=shown, count=len(readable), signer=signer, words=words)
 
     def log(self, repository: Repository, gate: Gate, request: pb.LogRequest, confirmed: Revision) -> pb.LogResponse:
         """Revisions, newest first, as many as are asked for and one answer holds."""

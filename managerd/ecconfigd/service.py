@@ -285,7 +285,8 @@ class ConfigService:
     # ------------------------------------------------------------------ what a caller may see
 
     def _brief(self, commit: Commit) -> pb.Revision:
-        return revision_of(commit, confirmed=self._seeing.confirmed())
+        """Which one it is, for everybody."""
+        return revision_of(commit, confirmed=self._seeing.confirmed(), words=False)
 
     def _shown(self, repository: Repository, commit: Commit, gate: Gate) -> pb.Revision:
         return self._history.revision(repository, commit, gate, self._seeing.confirmed())

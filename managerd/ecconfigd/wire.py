@@ -20,18 +20,27 @@ ERROR_MAX: Final = 300  # characters of one node's error among many
 
 
 def revision_of(
-    commit: Commit, *, confirmed: Revision, paths: Sequence[str] = (), signer: str = "", count: int | None = None
+    commit: Commit,
+    *,
+    confirmed: Revision,
+    paths: Sequence[str] = (),
+    signer: str = "",
+    count: int | None = None,
+    words: bool = True,
 ) -> pb.Revision:
-    """A commit; ``confirmed``: the highest confirmed revision. ``count``: of all changed paths, when not ``paths``'."""
+    """A commit; ``confirmed``: the highest confirmed revision. ``count``: of all changed paths, when not ``paths``'.
+
+    Without ``words`` nobody is told who made it, and why.
+    """
     return pb.Revision(
         revision=commit.revision,
         id=commit.id,
-        author=commit.author,
+        author=commit.author if words else "",
         time_s=commit.time_s,
-        message=commit.message,
+        message=commit.message if words else "",
         paths=paths[:PATHS_MAX],
         path_count=len(paths) if count is None else count,
-        signer=signer,
+        signer=signer if words else "",
         confirmed=commit.revision <= confirmed,
     )
 

@@ -16,6 +16,7 @@ from managerd.v1 import config_pb2 as pb
 
 SHOWN = 1000  # revisions unless -n says otherwise
 SUBJECT_MAX = 100  # characters of a message in a table
+UNREADABLE = "(you may read nothing of what it changed)"  # then managers leave out author and message
 
 
 @click.command()
@@ -61,9 +62,9 @@ def document(revision: pb.Revision) -> dict[str, Any]:
     return {
         "revision": revision.revision,
         "id": revision.id,
-        "author": revision.author,
+        "author": revision.author or None,
         "time": format_time(revision.time_s * 10**9),
-        "message": revision.message,
+        "message": revision.message if revision.author else None,
         "paths": list(revision.paths),
         "path_count": revision.path_count,
         "signer": revision.signer or None,
@@ -72,12 +73,12 @@ def document(revision: pb.Revision) -> dict[str, Any]:
 
 
 def _row(revision: pb.Revision) -> tuple[object, ...]:
-    subject = revision.message.partition("\n")[0]
+    subject = revision.message.partition("\n")[0] if revision.author else UNREADABLE
     return (
         f"r{revision.revision}",
         revision.id[:ID_DIGITS],
         seconds(revision.time_s),
-        revision.author,
+        revision.author or "-",
         revision.path_count,
         (subject if len(subject) <= SUBJECT_MAX else subject[: SUBJECT_MAX - 1] + "…")
         + ("" if revision.confirmed else " (not confirmed yet)"),
@@ -150,11 +151,12 @@ def _differences(client: Client, this: str, before: str, old: dict[str, m.File])
 
 def _header(revision: pb.Revision) -> Iterator[str]:
     yield f"revision {revision.revision}, {revision.id}"
-    yield f"author   {printable(revision.author)}"
+    yield f"author   {printable(revision.author) or '-'}"
     yield f"time     {seconds(revision.time_s)}"
     yield f"signed   {printable(revision.signer) if revision.signer else 'no'}"
     if not revision.confirmed:
         yield "state    not confirmed: nodes get it once enough managers have it"
     yield ""
-    yield from (f"    {printable(line)}" for line in revision.message.splitlines())
+    message = revision.message if revision.author else UNREADABLE
+    yield from (f"    {printable(line)}" for line in message.splitlines())
     yield ""

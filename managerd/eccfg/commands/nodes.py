@@ -11,6 +11,7 @@ from jlogd.render import json_line, json_option, note, print_json, print_table, 
 from jlogd.runtime.arguments import check_name, format_time, parse_timeout_s
 from jlogd.runtime.errors import DeadlineError, RefusedError, UnavailableError
 from managerd.eccfg.client import Client
+from managerd.eccfg.commands.history import UNREADABLE
 from managerd.eccfg.commands.history import document as revision_document
 from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.held import reason, reason_now, told_older
@@ -315,11 +316,15 @@ def _event_line(event: pb.WatchResponse) -> str:
     return printable(f"{when}  {' '.join(_words(event))}")
 
 
+def _subject(revision: pb.Revision) -> str:
+    subject = revision.message.partition("\n")[0]
+    return f"{revision.author}: {subject}" if revision.author else UNREADABLE
+
+
 def _words(event: pb.WatchResponse) -> Iterator[str]:
     kind = event.WhichOneof("event")
     if kind == "revision":
-        subject = event.revision.message.partition("\n")[0]
-        yield f"{short(event.revision)} {event.revision.author}: {subject}"
+        yield f"{short(event.revision)} {_subject(event.revision)}"
     elif kind == "node":
         node = event.node
         yield f"node {node.name}: {node.state.replace('_', ' ')}"

@@ -192,6 +192,48 @@ def test_nobody_sees_what_the_rules_do_not_give_him(tmp_path: Path, files: dict[
     run(ask())
 
 
+def test_who_made_a_revision_and_why_is_for_those_who_may_read_of_it(
+    tmp_path: Path, files: dict[str, TlsFiles]
+) -> None:
+    """Number, id and time are everybody's; one's own words as well, and nobody else's where nothing can be read."""
+
+    async def ask() -> None:
+        async with serving(tmp_path, tls=files["m1"], who=files["root"]) as m1:
+            await m1.commit({"global/access.toml": RULES}, "rights", "operator:root")
+            await m1.commit({"db/default/a": "1", "web/default/a": "1"}, "both", "operator:root")
+            await m1.commit({"running/web1/a": "1"}, "mine", "node:web1")
+            db = await m1.commit({"db/default/a": "2"}, "db: new password is hunter2", "operator:root")
+            m1.parts.registry.attached("web1", "web")
+            hidden: dict[str, set[int]] = {"alice": {1, 3, 4}, "web1": {4}, "root": set()}
+            for who, numbers in hidden.items():
+                async with m1.as_(files[who]) as stub:
+                    log = (await stub.Log(pb.LogRequest())).revisions
+                    assert [each.revision for each in log] == [4, 3, 2, 1]
+                    assert all(each.id and each.time_s for each in log)
+                    assert {each.revision for each in log if not each.author} == numbers
+                    assert {each.revision for each in log if not each.message} == numbers
+                    assert [list(each.paths) for each in log if each.revision in numbers] == [[]] * len(numbers)
+                    assert (await stub.Log(pb.LogRequest(until="HEAD~1"))).revisions[0].revision == 3
+                    await nothing_elsewhere(stub, db.id, hidden=who != "root")
+
+    async def nothing_elsewhere(stub: Any, head: str, *, hidden: bool) -> None:
+        shown, _ = await tree(stub)
+        assert (shown.id, bool(shown.author), bool(shown.message)) == (head, not hidden, not hidden)
+        watch = stub.Watch(pb.WatchRequest(state=True))
+        event = await watch.read()
+        assert (event.revision.id, bool(event.revision.author)) == (head, not hidden)
+        watch.cancel()
+        cat = await stub.Cat(pb.CatRequest(path="a", node="web1"))
+        for brief in (
+            (await stub.Status(pb.StatusRequest())).head,
+            (await stub.Nodes(pb.NodesRequest())).head,
+            cat.revision,
+        ):
+            assert (brief.id, brief.author, brief.message) == (head, "", "")
+
+    run(ask())
+
+
 def test_a_view_is_refused_to_whoever_may_not_read_one_of_its_layers(
     tmp_path: Path, files: dict[str, TlsFiles]
 ) -> None:
