@@ -11,12 +11,14 @@ is replaced whole, and ``file_faults`` tells before it is committed.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jlogd.confrepo import formats
 from jlogd.confrepo import model as m
 from jlogd.confrepo.formats import KeyPath, Kind, Opaque, SyntaxFault, kind_of
+from jlogd.runtime.errors import RefusedError
 
 # Signs that a text may have a key or value that its bytes do not show: \u0024unset, \x24unset, a line continued.
 _ESCAPES = re.compile(rb"\\[uUx\r\n]")
@@ -256,22 +258,32 @@ def secret_values(value: object) -> Iterator[tuple[KeyPath, str]]:
 def replace_secrets(kind: Kind, content: bytes, decrypt: Callable[[str], str]) -> bytes:
     """``content`` with each encrypted value replaced; the same bytes when there is none.
 
-    What ``decrypt`` raises passes through. Content that is no plain value stays: ``file_faults`` refuses secrets there.
+    A RefusedError of ``decrypt`` is raised with the key, and what to do. Content that is no plain value stays:
+    ``file_faults`` refuses secrets there.
     """
     if not _may_hold(m.SECRET_PREFIX, content):
         return content
     value = _parsed(kind, content)
     if not any(secret_values(value)):
         return content
-    return formats.emit(kind, _replaced(value, decrypt))
+    return formats.emit(kind, _replaced(value, (), decrypt))
 
 
-def _replaced(value: object, decrypt: Callable[[str], str]) -> object:
+def _replaced(value: object, place: KeyPath, decrypt: Callable[[str], str]) -> object:
     if isinstance(value, dict):
-        return {key: _replaced(inner, decrypt) for key, inner in value.items()}
+        return {key: _replaced(inner, (*place, key), decrypt) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_replaced(inner, decrypt) for inner in value]
-    return decrypt(value) if isinstance(value, str) and value.startswith(m.SECRET_PREFIX) else value
+        return [_replaced(inner, (*place, number), decrypt) for number, inner in enumerate(value)]
+    if not isinstance(value, str) or not value.startswith(m.SECRET_PREFIX):
+        return value
+    try:
+        return decrypt(value)
+    except RefusedError as error:
+        key = formats.dotted(place)
+        raise RefusedError(
+            f"{key}: {error}: set it again, eccfg secret set FILE {shlex.quote(key)} with --node, or with --subcluster "
+            "for all that belong to it now"
+        ) from error
 
 
 def _has_secrets(kind: Kind, content: bytes) -> bool:

@@ -62,3 +62,28 @@ def test_for_whom_a_secret_cannot_be(tmp_path: Path) -> None:
         named = fleet.eccfg("secret", "set", "default/web1/a.toml", "k", "--node", "web1", "-m", "s", stdin=b"x")
         assert named.code == 0, named.err
         assert fleet.eccfg("cat", "default/web1/a.toml").code == 0
+
+
+def test_a_node_that_joins_a_subcluster_says_which_secret_it_lacks(tmp_path: Path) -> None:
+    """In ``nodes`` and in its own status: file, key and command; once that was done it runs what all run."""
+    with Fleet(tmp_path) as fleet:
+        manager = fleet.manager("m1", config='writer = "m1"')
+        fleet.node("web1", [], [manager], config="")
+        fleet.start()
+        until(lambda: json.loads(fleet.eccfg("nodes", "--json").out)["nodes"], 20, "the first node told its key")
+        words = ("secret", "set", "app.toml", "db.password", "--subcluster", "default", "-m", "s")
+        assert fleet.eccfg(*words, stdin=TEXT.encode()).code == 0
+        assert fleet.eccfg("wait", "HEAD", "--timeout", "20s").code == 0
+        late = fleet.node("web2", [], [manager], config="")
+        late.start()
+        waited = fleet.eccfg("wait", "HEAD", "--node", "web2", "--timeout", "20s")
+        assert waited.code == 6
+        shown = {node["name"]: node["error"] for node in json.loads(fleet.eccfg("nodes", "--json").out)["nodes"]}
+        status = late.command("status", "--json").out.decode()
+        for said in (waited.err, shown["web2"], status):
+            for word in ("app.toml: db.password: ", "not encrypted for this node", "eccfg secret set FILE db.password"):
+                assert word in said
+        assert shown["web1"] is None
+        assert fleet.eccfg(*words, stdin=b"another").code == 0
+        assert fleet.eccfg("wait", "HEAD", "--node", "web1", "--node", "web2", "--timeout", "20s").code == 0
+        assert "another" in (late.view / "app.toml").read_text()

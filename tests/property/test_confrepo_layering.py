@@ -231,6 +231,6 @@ def test_secrets_are_replaced_and_nothing_else(value: dict[str, object], kind: K
         return
     after = formats.parse(kind, made)
     assert not list(layering.secret_values(after))
-    back = layering._replaced(after, lambda text: text)
+    back = layering._replaced(after, (), lambda text: text)
     assert formats.same(back, after)
     assert sorted(map(str, _keys(after, ()))) == sorted(map(str, _keys(formats.parse(kind, content), ())))

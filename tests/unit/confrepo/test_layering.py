@@ -1,5 +1,6 @@
 """Which files a view is made of, what they make, where each value comes from, and what must not be committed."""
 
+import shlex
 import time
 
 import pytest
@@ -239,12 +240,18 @@ def test_a_view_file_tells_whether_it_has_secrets() -> None:
     assert not layering.combine("x.txt", stack("$age:x")).secrets
 
 
-def test_a_value_that_cannot_be_decrypted_is_the_callers_error() -> None:
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [("a = '$age:x'", "a"), ("[a.\"b c\"]\nd = [1, {e = '$age:x'}]", 'a."b c".d.1.e')],
+)
+def test_a_value_that_cannot_be_decrypted_is_named_by_its_key_and_what_to_do(content: str, key: str) -> None:
     def refuse(_: str) -> str:
         raise RefusedError("not for this node")
 
-    with pytest.raises(RefusedError):
-        layering.replace_secrets("toml", b'a = "$age:x"', refuse)
+    with pytest.raises(RefusedError) as caught:
+        layering.replace_secrets("toml", content.encode(), refuse)
+    assert str(caught.value).startswith(f"{key}: not for this node: set it again, eccfg secret set FILE ")
+    assert shlex.quote(key) in str(caught.value)
 
 
 def test_secrets_are_found_with_their_keys() -> None:
