@@ -69,7 +69,7 @@ class Revision(_message.Message):
     revision: _builtins.int
     id: _builtins.str
     author: _builtins.str
-    """"operator:alice"; "manager:m1" for joins."""
+    """"operator:alice"; "manager:m1" for joins. Empty, as `message` and `signer` are then: it is not told to this caller."""
     time_s: _builtins.int
     """Seconds since 1970."""
     message: _builtins.str
