@@ -12,13 +12,13 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Self
 
 from jlogd.attach import statefile
 from jlogd.attach.activation import Activation, ApplySettings
-from jlogd.attach.bringing import bring, fetch
-from jlogd.attach.decide import Decider, Phase
+from jlogd.attach.bringing import bring
+from jlogd.attach.decide import Decider
 from jlogd.attach.events import (
     Activate,
     Bring,
@@ -36,14 +36,14 @@ from jlogd.attach.events import (
     Tidy,
 )
 from jlogd.attach.inbox import Inbox, Session
-from jlogd.attach.memory import Memory, Point
+from jlogd.attach.keeping import Keeper
+from jlogd.attach.memory import Memory
 from jlogd.attach.mending import mend
 from jlogd.attach.messages import Report, Talk, Target
-from jlogd.confrepo.drift import Drift
 from jlogd.confrepo.model import Revision, Scope
 from jlogd.confrepo.replica import Policy, Replica
 from jlogd.runtime.clock import SYSTEM, Clock
-from jlogd.runtime.errors import DamageError, JlogdError
+from jlogd.runtime.errors import JlogdError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.worker import OnFailure, Worker
 from jlogd.settings import AgentSettings, ConfigSettings
@@ -52,7 +52,9 @@ log = logging.getLogger(__name__)
 
 FULL_EVERY: Final = 10  # reconciles: the contents of all files are compared
 JITTER: Final = 0.2
-TIDY_AFTER_S: Final = 2.0  # old revisions go when the new one is reported everywhere, not before
+SAVE_AFTER_S: Final = 0.5  # what can wait does so until the revision is reported everywhere: first the memory,
+READY_AFTER_S: Final = 1.0  # then what the next revision will need,
+TIDY_AFTER_S: Final = 2.0  # and then the old ones
 PATIENCE_S: Final = 0.3  # what is brought and applied faster is told once: when it is
 AGAIN_S: Final = 5.0  # after a write of the memory, or a way back, that failed
 
@@ -83,14 +85,14 @@ class Configurer:
         self._greeted: set[Talk] = set()  # those that have our report
         self._confirming: dict[Talk, int] | None = None  # the number of the report that one of them must have
         self._unsaved = False  # the memory on the disk is older than ours
-        self._drift = Drift()
+        self._keeper = Keeper(replica, self._decider, theirs=settings.local == "theirs")
         self._trouble = ""  # why the view could not be looked at
         self._rounds = 0
         self._reconcile_s = clock.monotonic_s()
-        self._tidy_s: float | None = None  # when old revisions go
+        self._later: dict[Callable[[], object], float] = {}  # what was put off, and until when
         self._busy = False  # something was applied since the last reconcile
         self._lock = threading.Lock()  # guards what follows
-        self._shown = (memory, self._decider.running, self._drift, self._trouble)
+        self._shown = (memory, self._decider.running, self._keeper.drift, self._trouble)
 
     @classmethod
     def open(
@@ -116,7 +118,7 @@ class Configurer:
         memory = statefile.load(directory, fs)
         configurer = cls(config, replica, memory, apply_settings, on_failure, fs, clock)
         try:
-            configurer._set_right()
+            configurer._keeper.set_right(running=False)
         except JlogdError as error:  # managers may bring what is missing
             log.error("configuration: %s", error)  # noqa: TRY400 - for a person
         return configurer
@@ -176,7 +178,7 @@ class Configurer:
 
     def reported(self, manager: str, number: int) -> None:
         """See ``Listener``."""
-        self._inbox.reported(manager, number)
+        self._inbox.reported(manager, number, tell=self._confirming is not None)
 
     # ------------------------------------------------------------------ the worker's thread
 
@@ -188,17 +190,22 @@ class Configurer:
                 if not worker.stopping.is_set():
                     self._inbox.wait(self._wait_s())
         finally:
+            if self._save in self._later:
+                self._save()
             self._replica.close()
 
     def _begin(self) -> None:
-        self._perform(self._decider.begin(self._current(), *self._now()))
+        self._perform(self._decider.begin(self._keeper.current(), *self._now()))
+        self._put_off(self._make_ready, READY_AFTER_S)
 
     def _round(self) -> None:
         """Whatever can be done now."""
         self._look()
         self._step(Due())
-        if self._tidy_s is not None and self._clock.monotonic_s() >= self._tidy_s:
-            self._tidy(thorough=False)
+        now_s = self._clock.monotonic_s()
+        for chore in [chore for chore, due_s in self._later.items() if due_s <= now_s]:
+            del self._later[chore]
+            chore()
         self._reconcile()
         self._publish()
 
@@ -206,7 +213,7 @@ class Configurer:
         return self._clock.monotonic_s(), self._clock.wall_ns()
 
     def _wait_s(self) -> float:
-        times = (self._decider.due_s, self._tidy_s, self._reconcile_s)
+        times = (self._decider.due_s, self._reconcile_s, *self._later.values())
         return max(min(time for time in times if time is not None) - self._clock.monotonic_s(), 0.0)
 
     def _look(self) -> None:
@@ -250,8 +257,10 @@ class Configurer:
 
     def _do(self, effect: Effect) -> Event | None:
         match effect:
+            case Remember(later=True):
+                self._put_off(self._save, SAVE_AFTER_S)
             case Remember():
-                error = self._save()
+                error = self._save(sync=not effect.first)  # the swap follows, and syncs that directory
                 return NotActivated(error, swapped=False) if error and effect.first else None
             case Bring():
                 return bring(self._replica, effect.target, self._sessions)
@@ -265,15 +274,20 @@ class Configurer:
             case CheckHealth():
                 return self._activation.check(effect.point, effect.words)
             case Tidy():
-                self._tidy_s = self._tidy_s or self._clock.monotonic_s() + TIDY_AFTER_S
+                self._put_off(self._make_ready, READY_AFTER_S)
+                self._put_off(self._tidy, TIDY_AFTER_S)
         return None
+
+    def _put_off(self, chore: Callable[[], object], seconds: float) -> None:
+        self._later.setdefault(chore, self._clock.monotonic_s() + seconds)
 
     # ------------------------------------------------------------------ memory, reports
 
-    def _save(self) -> str:
-        """What went wrong; empty: it is on the disk."""
+    def _save(self, *, sync: bool = True) -> str:
+        """What went wrong; empty: it is on the disk, but for its name without ``sync``."""
+        self._later.pop(self._save, None)
         try:
-            statefile.store(self._replica.directory, self._decider.memory, self._fs)
+            statefile.store(self._replica.directory, self._decider.memory, self._fs, sync=sync)
         except JlogdError as error:
             if not self._unsaved:
                 log.warning("configuration: %s", error)
@@ -304,8 +318,8 @@ class Configurer:
             running_id=running.id if running is not None else None,
             serial=memory.serial,
             error=memory.error or self._trouble,
-            drift=self._drift.paths,
-            drift_count=self._drift.count,
+            drift=self._keeper.drift.paths,
+            drift_count=self._keeper.drift.count,
             since_ns=memory.since_ns,
         )
         for talk in talks:
@@ -315,29 +329,6 @@ class Configurer:
 
     # ------------------------------------------------------------------ the view
 
-    def _current(self) -> Point | None:
-        """What ``current`` points to, if it is whole."""
-        current = self._replica.views.current()
-        manifest = self._replica.views.manifest(current) if current is not None else None
-        return Point(manifest.revision, manifest.id) if manifest is not None else None
-
-    def _set_right(self) -> bool:
-        """``current`` is what it should be; True when it was not. StorageError, DamageError, RefusedError."""
-        wanted, current = self._decider.running, self._current()
-        trial = self._decider.memory.trial
-        if current == wanted or (trial is not None and current == trial.point):
-            return False
-        if wanted is None:  # the first revision was taken back, and the disk did not let it go
-            if self._worker.alive and current is not None:
-                self._replica.views.swap(None)
-            return False
-        if current is not None and self._decider.phase is Phase.SETTLED and not self._worker.alive:
-            return False  # at the start: the memory may be older than the swap
-        log.warning("configuration: current is not r%d (%s): set right", wanted.revision, wanted.id[:8])
-        self._replica.prepare_again(wanted.id, wanted.revision)
-        self._replica.views.swap(wanted.id)
-        return True
-
     def _reconcile(self) -> None:
         if self._clock.monotonic_s() < self._reconcile_s or self._worker.stopping.is_set():
             return
@@ -346,50 +337,36 @@ class Configurer:
         self._rounds += 1
         if self._unsaved:
             self._save()
-        before, self._trouble = (self._drift, self._trouble), ""
+        before, self._trouble = (self._keeper.drift, self._trouble), ""
         mended = False
         try:
             mended = mend(self._replica)
             self._keep_right()
-            self._look_for_drift()
+            self._keeper.look_for_drift(self._sessions, full=self._rounds % FULL_EVERY == 0)
         except JlogdError as error:
             if str(error) != before[1]:
                 log.warning("configuration: %s", error)
             self._trouble = str(error)
-        if mended or (self._drift, self._trouble) != before:
+        if mended or (self._keeper.drift, self._trouble) != before:
             if self._decider.memory.about is not None:
                 self._report(list(self._greeted))
             self._step(Retry())
         self._rest()
 
     def _keep_right(self) -> None:
-        try:
-            changed = self._set_right()
-        except DamageError:  # objects of the revision that runs are gone
-            wanted = self._decider.running
-            if wanted is None:
-                return
-            self._replica.doubt()
-            fetch(self._replica, wanted.id, self._sessions)
-            changed = self._set_right()
-        if changed:
+        if self._keeper.keep_right(self._sessions):
             running = self._decider.running
             for problem in self._activation.again(running, running):
                 log.error("configuration: %s", problem)
 
-    def _look_for_drift(self) -> None:
-        changes = self._replica.look(full=self._rounds % FULL_EVERY == 0)
-        if changes and self._settings.local == "theirs":
-            self._replica.restore(changes)
-            changes = self._replica.look(full=False)
-        drift = Drift.of(changes)
-        if drift != self._drift:
-            self._drift = drift
-            if drift.count:
-                log.warning("configuration: %d files of the view differ: %s", drift.count, ", ".join(drift.paths[:10]))
+    def _make_ready(self) -> None:
+        try:
+            self._replica.make_ready()
+        except JlogdError as error:
+            log.info("configuration: nothing is prepared for the next revision: %s", error)
 
-    def _tidy(self, *, thorough: bool) -> None:
-        self._tidy_s = None
+    def _tidy(self, *, thorough: bool = False) -> None:
+        self._later.pop(self._tidy, None)
         try:
             self._replica.tidy([point.id for point in self._decider.needed], thorough=thorough)
         except JlogdError as error:
@@ -398,6 +375,7 @@ class Configurer:
     def _rest(self) -> None:
         """Nothing was applied for a whole round: memory is for others."""
         if not self._busy:
+            self._make_ready()
             self._tidy(thorough=True)
             self._replica.rest()
         self._busy = False
@@ -406,4 +384,4 @@ class Configurer:
 
     def _publish(self) -> None:
         with self._lock:
-            self._shown = (self._decider.memory, self._decider.running, self._drift, self._trouble)
+            self._shown = (self._decider.memory, self._decider.running, self._keeper.drift, self._trouble)

@@ -7,7 +7,7 @@
     APPLYING     Activated                         UNCONFIRMED  Say, to be confirmed
     APPLYING     NotActivated, nothing swapped     SETTLED      Say
     APPLYING     NotActivated                      RETURNING    GoBack
-    UNCONFIRMED  Heard                             PROBATION    Remember, Say, Tidy (SETTLED without a health check)
+    UNCONFIRMED  Heard                             PROBATION    Remember later, Say, Tidy (SETTLED when no health check)
     UNCONFIRMED  time is over                      RETURNING    GoBack
     PROBATION    time for a check                  PROBATION    CheckHealth
     PROBATION    HealthChecked, ill                RETURNING    Remember, GoBack
@@ -313,7 +313,7 @@ class Decider:
         self.phase = Phase.PROBATION if on_probation else Phase.SETTLED
         self._trial = trial if on_probation else None
         self._deadline_s, self._check_s = self._now_s + trial.trial_s, self._now_s + HEALTH_EVERY_S
-        return [Remember(), Say(), Tidy(), *self._next()]
+        return [Remember(later=True), Say(), Tidy(), *self._next()]
 
     def _unconfirmed_due(self, _event: Due) -> list[Effect]:
         if self._now_s < self._deadline_s:

@@ -89,9 +89,13 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Write the memory down. ``first``: when that fails, nothing else of this step happens."""
+    """Write the memory down. ``first``: when that fails, nothing else of this step happens.
+
+    ``later``: there is a moment's time; whoever dies before then only does again what the memory has as under way.
+    """
 
     first: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,14 @@ class Inbox:
                 self._sessions[manager] = replace(session, target=target)
                 self._tell()
 
-    def reported(self, manager: str, number: int) -> None:
-        """See ``Listener``."""
+    def reported(self, manager: str, number: int, *, tell: bool) -> None:
+        """See ``Listener``. ``tell``: somebody waits for it."""
         with self._changed:
             session = self._sessions.get(manager)
             if session is not None:
                 self._sessions[manager] = replace(session, heard=max(session.heard, number))
-                self._tell()
+                if tell:
+                    self._tell()
 
     def set_managers(self, addresses: Collection[str]) -> None:
         """Which managers the node has."""

@@ -36,11 +36,11 @@ def load(directory: Path, fs: FileSystem = OS) -> Memory:
         return Memory()
 
 
-def store(directory: Path, memory: Memory, fs: FileSystem = OS) -> None:
-    """Durable on return. StorageError."""
+def store(directory: Path, memory: Memory, fs: FileSystem = OS, *, sync: bool = True) -> None:
+    """Durable on return; without ``sync`` when the directory is synced next: old or new until then. StorageError."""
     path = directory / STATE_FILE
     try:
-        fs.replace_bytes(path, json.dumps(to_document(memory), indent=1).encode() + b"\n")
+        fs.replace_bytes(path, json.dumps(to_document(memory)).encode() + b"\n", sync=sync)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""Lays a revision out beside the others: ``revisions/.new-<id>``, whole and synced when ``lay_out`` returns.
+"""Lays a revision out beside the others: ``revisions/.new-<id>``, which ``Views.adopt`` makes a view.
 
 What is made of the same objects as in the view before, and was not touched there, is a hard link; everything else is
 written anew. Changes that were made on this machine are carried on when they are to be kept: the local file wins, and
@@ -8,7 +8,7 @@ the manifest goes on saying what the repository wants, so that the difference st
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,14 @@ class Before:
     changes: Mapping[str, Kind]
 
 
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A view that is whole; its files are on the disk, names in the directories ``unsynced`` perhaps not."""
+
+    manifest: Manifest
+    unsynced: Sequence[str]
+
+
 def lay_out(
     views: Views,
     point: tuple[m.CommitId, m.Revision],
@@ -49,7 +57,7 @@ def lay_out(
     before: Before | None,
     *,
     keep: bool,
-) -> Manifest:
+) -> Laid:
     """Make the view of ``plan``; the caller then has it adopted. ``keep``: carry local changes on.
 
     RefusedError when a local file cannot be carried, StorageError; whatever ``content`` raises.
@@ -81,7 +89,7 @@ class _Layout:
         self._items: dict[str, Item] = {}
         self._few = False  # files and directories are synced one by one
 
-    def run(self, commit_id: m.CommitId, revision: m.Revision) -> Manifest:
+    def run(self, commit_id: m.CommitId, revision: m.Revision) -> Laid:
         placed = [path for path in self._plan if path not in self._left_out]
         directories = self._make_dirs([*placed, *(path for path, kind in self._carried.items() if kind != "removed")])
         self._few = max(len(directories), self._to_write()) <= SYNCED_ONE_BY_ONE
@@ -91,8 +99,10 @@ class _Layout:
         for path in self._left_out | (self._carried.keys() & self._plan.keys()):
             if path not in self._items:
                 self._items[path] = self._wanted(path)
-        self._sync(directories)
-        return Manifest(commit_id, revision, {path: self._items[path] for path in self._plan})
+        if not self._few:
+            self._fs.sync_all(Path(self._new))
+        manifest = Manifest(commit_id, revision, {path: self._items[path] for path in self._plan})
+        return Laid(manifest, directories[::-1] if self._few else ())
 
     # ---------------------------------------------------------------- the repository's files
 
@@ -142,8 +152,7 @@ class _Layout:
         return True
 
     def _write(self, path: str, file: m.File, key: str) -> Item:
-        status = write_file(self._fs, f"{self._new}/{path}", file, sync=self._few)
-        return Item(status.st_mode, status.st_size, status.st_mtime_ns, hash_of(file.content), key)
+        return item_of(write_file(self._fs, f"{self._new}/{path}", file, sync=self._few), file, key)
 
     def _wanted(self, path: str) -> Item:
         """What the manifest says of a file that this machine has otherwise, or not at all."""
@@ -171,8 +180,8 @@ class _Layout:
         local = {path for path, kind in self._carried.items() if kind != "removed"}
         if not local:
             return set()
-        above = {parent for path in local for parent in _parents(path)}
-        return {path for path in self._plan if path in above or any(parent in local for parent in _parents(path))}
+        above = {parent for path in local for parent in parents(path)}
+        return {path for path in self._plan if path in above or any(parent in local for parent in parents(path))}
 
     def _place_local(self, path: str, kind: Kind) -> None:
         if kind == "removed":
@@ -210,7 +219,7 @@ class _Layout:
         """Every directory that the files need, parents first."""
         directories: set[str] = set()
         for path in paths:
-            for parent in _parents(path):
+            for parent in parents(path):
                 if parent in directories:
                     break
                 directories.add(parent)
@@ -218,13 +227,6 @@ class _Layout:
         for directory in made:
             self._fs.make_dir(directory, VIEW_DIR_MODE)
         return made
-
-    def _sync(self, directories: list[str]) -> None:
-        if not self._few:
-            self._fs.sync_all(Path(self._new))
-            return
-        for directory in reversed(directories):
-            self._fs.sync_dir(Path(directory))
 
 
 def write_file(fs: FileSystem, target: str, file: m.File, *, sync: bool) -> os.stat_result:
@@ -245,7 +247,12 @@ def write_file(fs: FileSystem, target: str, file: m.File, *, sync: bool) -> os.s
     return status
 
 
-def _parents(path: str) -> Iterator[str]:
+def item_of(status: os.stat_result, file: m.File, key: str) -> Item:
+    """The manifest's line for what was just written."""
+    return Item(status.st_mode, status.st_size, status.st_mtime_ns, hash_of(file.content), key)
+
+
+def parents(path: str) -> Iterator[str]:
     """The directories above it, the nearest first."""
     at = path.rfind("/")
     while at > 0:

@@ -2,7 +2,8 @@
 
 Invariants:
 
-* a name in the store stands for whole bytes that are on the disk (temporary file, sync, rename, directory sync);
+* a name in the store stands for whole bytes that are on the disk (temporary file, sync, rename, directory sync), or,
+  where ``open`` was told that they can be fetched again, in memory until ``flush``;
 * an object that is read hashes to its id, else DamageError;
 * readers may be in any thread, also while the owner adds, packs or drops.
 
@@ -12,6 +13,7 @@ Left to others: which objects are needed (``scope``), where histories begin (``r
 import contextlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,6 +32,8 @@ from jlogd.runtime.fs import OS, FileSystem
 LOOSE_BATCH_MAX: Final = 32  # more objects at once become a pack: two files and four syncs, whatever their number
 LOOSE_MAX: Final = 1_000
 PACKS_MAX: Final = 10  # each read asks all of them
+LATE_BYTES_MAX: Final = 1 << 20  # received and not on the disk yet
+_LATE_PACK_MAX: Final = 64 << 10
 _TREE_ENTRIES_CACHED: Final = 100_000  # about 25 MB
 _COMMITS_CACHED: Final = 2_000
 _DIFFERENCES_CACHED: Final = 100_000
@@ -44,11 +48,13 @@ class MissingError(DamageError):
 class ObjectStore:
     """The ``objects`` directory of a git repository. One owner thread for changes; reads from any thread."""
 
-    def __init__(self, path: Path, fs: FileSystem, *, loose: bool = True) -> None:
+    def __init__(self, path: Path, fs: FileSystem, *, late: bool = False) -> None:
         """Use ``open``."""
         self.path = path
         self._fs = fs
-        self._loosely = loose
+        self._may_be_late = late
+        self._late: dict[str, Raw] = {}  # received, not on the disk yet
+        self._late_bytes = 0
         self._changing = threading.Lock()  # one change at a time, whoever the owner is
         self._loose = LooseObjects(path, fs)
         self._packs = Packs(path / "pack", fs)
@@ -61,13 +67,13 @@ class ObjectStore:
         self._packed: Cache[str, bytes] = Cache(_PACKED_BYTES_CACHED)
 
     @classmethod
-    def open(cls, path: Path, *, fs: FileSystem = OS, loose: bool = True) -> Self:
+    def open(cls, path: Path, *, fs: FileSystem = OS, late: bool = False) -> Self:
         """Open ``path``; it is created, durably, when missing. StorageError, DamageError.
 
-        Without ``loose`` what is received stays the pack that it is, however small: three syncs instead of two for
-        each object, for who does little else than receive, and maintains often.
+        ``late``: for who does little else than receive, can fetch again what a crash takes, and calls ``flush`` when
+        there is time: small packs wait in memory until then, larger ones stay the packs that they are.
         """
-        store = cls(path, fs, loose=loose)
+        store = cls(path, fs, late=late)
         with store.storing():
             fs.make_dirs(path / "pack")
             fs.make_dirs(path / "info")  # git's own tools expect it
@@ -95,14 +101,21 @@ class ObjectStore:
         self._store([(name, item.type_num, item.as_raw_string()) for name, item in new.items()])
 
     def receive(self, pieces: Iterable[bytes], *, bytes_max: int) -> list[str]:
-        """Store a git pack; durable on return; the ids in it. DamageError for bad bytes, StorageError.
+        """Store a git pack; durable on return, but see ``open``; the ids in it. DamageError, StorageError.
 
-        ``bytes_max`` bounds the pack, and what it inflates to. A small one becomes loose objects, see ``open``.
+        ``bytes_max`` bounds the pack, and what it inflates to. A small one becomes loose objects, or is ``late``.
         """
+        if self._may_be_late:
+            small, pieces = _small_pack(pieces)
+            if small is not None:
+                return self._receive_late(small, bytes_max)
+        return self._receive(pieces, bytes_max)
+
+    def _receive(self, pieces: Iterable[bytes], bytes_max: int) -> list[str]:
         with self.storing(), self._packs.temporary() as file:
             self._packs.fill(file, pieces, bytes_max=bytes_max)
             entries = []
-            few: list[tuple[str, int, bytes]] | None = [] if self._loosely else None
+            few: list[tuple[str, int, bytes]] | None = None if self._may_be_late else []
             for entry, content in read_whole(file.mapped(), bytes_max):
                 entries.append(entry)
                 if few is not None:
@@ -112,9 +125,36 @@ class ObjectStore:
                 self._store(few)
             else:
                 with self._changing:
+                    self._flush()  # what stands on it is not on the disk before it
                     self._sync()
                     self._packs.adopt(file, entries)
         return [entry.id for entry in entries]
+
+    def _receive_late(self, pack: bytes, bytes_max: int) -> list[str]:
+        found: dict[str, Raw] = {}
+        size = 0
+        for entry, content in read_whole(pack, bytes_max):
+            found[entry.id] = entry.kind, content
+            size += len(content)
+            if size > LATE_BYTES_MAX:
+                return self._receive([pack], bytes_max)
+        with self.storing(), self._changing:
+            if self._late_bytes + size > LATE_BYTES_MAX:
+                self._flush()
+            self._late |= found
+            self._late_bytes += size
+        return list(found)
+
+    def flush(self) -> None:
+        """What was received is durable on return. StorageError: it is still in memory."""
+        with self.storing(), self._changing:
+            self._flush()
+
+    def _flush(self) -> None:
+        """All of it as one pack: a revision never comes to the disk without those that it stands on."""
+        if self._late:
+            self._packs.write(len(self._late), ((name, *raw) for name, raw in sorted(self._late.items())))
+            self._late, self._late_bytes = {}, 0
 
     def _store(self, objects: list[tuple[str, int, bytes]]) -> None:
         with self.storing(), self._changing:
@@ -136,8 +176,9 @@ class ObjectStore:
             self._packs.scan(force=True)
 
     def maintain(self) -> None:
-        """Pack loose objects, and packs, once there are many. Safe to be killed at any point. StorageError."""
+        """``flush``; pack loose objects, and packs, once there are many. A kill at any point is safe. StorageError."""
         with self.storing(), self._changing:
+            self._flush()
             self._packs.scan(force=True)
             loose = list(self._loose.ids())
             if len(loose) > LOOSE_MAX:
@@ -151,6 +192,7 @@ class ObjectStore:
         """Drop every object that is not in ``ids`` (a pack goes, or is written anew, once half of it is not needed)."""
         kept = frozenset(ids)
         with self.storing(), self._changing:
+            self._flush()
             self._packs.scan(force=True)
             self._sync()
             self._loose.remove([name for name in self._loose.ids() if name not in kept])
@@ -185,6 +227,9 @@ class ObjectStore:
         return found
 
     def _find(self, name: str) -> Raw | None:
+        late = self._late.get(name)
+        if late is not None:
+            return late
         with self.storing():
             found = self._packs.read(name) or self._loose.read(name)
             if found is None:  # packed, by us or by git, since the snapshot of packs was made
@@ -199,6 +244,8 @@ class ObjectStore:
 
     def __contains__(self, name: str) -> bool:
         """Whether the object is here."""
+        if name in self._late:
+            return True
         with self.storing():
             if name in self._packs or name in self._loose:
                 return True
@@ -261,6 +308,17 @@ class ObjectStore:
                 raise DamageError(f"the pack is larger than {bytes_max} bytes")
             pack += piece
         return [ShaFile.from_raw_string(entry.kind, content) for entry, content in read_whole(bytes(pack), bytes_max)]
+
+
+def _small_pack(pieces: Iterable[bytes]) -> tuple[bytes | None, Iterable[bytes]]:
+    """The whole pack when it is small; else None, and all of its pieces."""
+    head = bytearray()
+    rest = iter(pieces)
+    for piece in rest:
+        head += piece
+        if len(head) > _LATE_PACK_MAX:
+            return None, chain([bytes(head)], rest)
+    return bytes(head), ()
 
 
 def _small(packs: Iterable[PackFile]) -> list[PackFile]:

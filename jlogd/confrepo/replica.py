@@ -4,8 +4,9 @@
     <directory>/revisions/   views, see ``view``
     <directory>/identity     the node's key: secrets are decrypted when a view is laid out, and nowhere else
 
-Invariant: what ``prepare`` returned is whole, on the disk, and made of objects whose ids were computed here from their
-bytes. Everything may be done twice. One owner thread, except ``recipient``.
+Invariant: what ``prepare`` returned is whole, its files are on the disk, its name is when it is swapped in, and it is
+made of objects whose ids were computed here from their bytes. Everything may be done twice. One owner thread, except
+``recipient``.
 """
 
 import contextlib
@@ -17,12 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
-from jlogd.confrepo import drift, layering, signing
+from jlogd.confrepo import draft, drift, layering, signing
 from jlogd.confrepo import model as m
 from jlogd.confrepo.drift import Kind
 from jlogd.confrepo.formats import kind_of
-from jlogd.confrepo.layout import VIEW_DIR_MODE, Before, lay_out, write_file
-from jlogd.confrepo.manifest import Item, Manifest, hash_of, key_of
+from jlogd.confrepo.layout import VIEW_DIR_MODE, Before, Laid, item_of, lay_out, write_file
+from jlogd.confrepo.manifest import Item, Manifest, key_of
 from jlogd.confrepo.objects import ObjectStore
 from jlogd.confrepo.scope import check_scope, kept_objects
 from jlogd.confrepo.secrets import Identity
@@ -74,6 +75,7 @@ class Replica:
         self._deny = DenyList(policy.deny, fs=views.fs)
         self._complete: set[m.CommitId] = set(views.kept())  # all of their objects are here, as far as we know
         self._dropped = 0
+        self._draft: draft.Draft | None = None
 
     @classmethod
     def open(cls, directory: Path, scope: m.Scope, policy: Policy, *, fs: FileSystem = OS) -> "Replica":
@@ -81,7 +83,7 @@ class Replica:
         views = Views.open(directory, fs)
         identity = Identity.load_or_create(directory / IDENTITY, fs)
         try:
-            store = ObjectStore.open(directory / OBJECTS, fs=fs, loose=False)
+            store = ObjectStore.open(directory / OBJECTS, fs=fs, late=True)
         except DamageError as error:
             log.error("configuration: %s; everything is fetched again", error)  # noqa: TRY400 - for a person
             store = _new_store(views, fs)
@@ -89,6 +91,8 @@ class Replica:
 
     def close(self) -> None:
         """Let go of everything."""
+        with contextlib.suppress(StorageError):  # then it is fetched again
+            self._store.flush()
         self.rest()
 
     def rest(self) -> None:
@@ -163,7 +167,7 @@ class Replica:
     # ---------------------------------------------------------------- views
 
     def prepare(self, commit_id: m.CommitId, revision: m.Revision) -> Manifest:
-        """The view, whole and on the disk beside the others. RefusedError, StorageError, DamageError."""
+        """The view, whole beside the others, for ``Views.swap``. RefusedError, StorageError, DamageError."""
         before = self._before()
         if before is not None and before.manifest.id == commit_id:
             return before.manifest
@@ -185,10 +189,28 @@ class Replica:
         return self._lay_out(commit_id, revision, None, keep=False)
 
     def _lay_out(self, commit_id: m.CommitId, revision: m.Revision, before: Before | None, *, keep: bool) -> Manifest:
-        plan = self._plan(commit_id)
-        manifest = lay_out(self.views, (commit_id, revision), plan, self._content, before, keep=keep)
-        self.views.adopt(manifest)
-        return manifest
+        plan, point = self._plan(commit_id), (commit_id, revision)
+        laid = self._redraft(point, plan, before)
+        if laid is None:
+            laid = lay_out(self.views, point, plan, self._content, before, keep=keep)
+        self.views.adopt(laid.manifest, laid.unsynced)
+        return laid.manifest
+
+    def _redraft(self, point: tuple[m.CommitId, m.Revision], plan: layering.Plan, before: Before | None) -> Laid | None:
+        ready, self._draft = self._draft, None
+        if ready is None or before is None:
+            return None
+        return draft.lay_out_in(self.views, ready, point, plan, self._content, before)
+
+    def make_ready(self) -> None:
+        """Do now what can be done for the next revision; costs directories and links, no content. StorageError."""
+        current = self.views.current()
+        if current is None or (self._draft is not None and self._draft.id == current):
+            return
+        self._draft = None
+        manifest = self.views.manifest(current)
+        if manifest is not None:
+            self._draft = draft.make(self.views, manifest)
 
     def _before(self) -> Before | None:
         current = self.views.current()
@@ -303,7 +325,7 @@ class Replica:
         fs.unlink(beside, missing_ok=True)
         status = write_file(fs, str(beside), file, sync=True)
         fs.rename(beside, target)
-        return Item(status.st_mode, status.st_size, status.st_mtime_ns, hash_of(file.content), key_of(entries))
+        return item_of(status, file, key_of(entries))
 
     def _clear_way(self, view: Path, target: Path) -> None:
         """The file's directory is there and a directory; the file's own place is not one."""
@@ -330,4 +352,4 @@ def _new_store(views: Views, fs: FileSystem) -> ObjectStore:
     with views.storing():
         fs.remove_tree(path)
         fs.sync_dir(views.directory)
-    return ObjectStore.open(path, fs=fs, loose=False)
+    return ObjectStore.open(path, fs=fs, late=True)

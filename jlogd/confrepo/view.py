@@ -2,7 +2,8 @@
 
     <directory>/revisions/<id>/       a whole view, never written to after it has this name
     <directory>/revisions/<id>.json   its manifest; a view without one, and one without a view, count as not there
-    <directory>/revisions/.new-<id>   being laid out;  .old-<id>  being removed: both go when jlogd starts
+    <directory>/revisions/.new-<id>   being laid out;  .old-<id>  being removed;  .new-draft  a copy of the current one
+                                      to begin the next one with: all go when jlogd starts
     <directory>/current               → revisions/<id>, replaced by rename
 
 Invariant: what ``current`` points to was whole and on the disk before it did. A view's unchanged files are hard links
@@ -15,7 +16,7 @@ Leaves to others: what is in a view (layering), who decides what counts (the rep
 import contextlib
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -111,8 +112,12 @@ class Views:
 
     # ---------------------------------------------------------------- changing it
 
-    def adopt(self, manifest: Manifest) -> None:
-        """What is synced below ``.new-<id>`` becomes the view. Durable on return. StorageError."""
+    def adopt(self, manifest: Manifest, unsynced: Iterable[str] = ()) -> None:
+        """What is below ``.new-<id>`` becomes the view; its name is durable after ``sync`` or ``swap``. StorageError.
+
+        All of its files are synced, the directories ``unsynced`` not yet: after the manifest's sync that mostly costs
+        nothing more.
+        """
         commit_id = manifest.id
         with self.storing():
             beside = self.revisions / f"{NEW}{commit_id}.json"
@@ -120,15 +125,17 @@ class Views:
             with self.fs.create(beside) as file:
                 file.pwrite([manifest.encode()], 0)
                 file.datasync()
+            for directory in unsynced:
+                self.fs.sync_dir(Path(directory))
             self._unsynced, self._last = True, None
             kept, self._kept = self.kept(), None
             replaced = self._put_away(commit_id)
             self.fs.rename(beside, self._manifest_path(commit_id), sync=False)
             self.fs.rename(self.revisions / (NEW + commit_id), self.path(commit_id), sync=False)
-            self.sync()
             self._last = manifest
             self._kept = [commit_id, *(name for name in kept if name != commit_id)]
             if replaced:
+                self.sync()
                 self.fs.remove_tree(self.revisions / (OLD + commit_id))
 
     def rewrite(self, manifest: Manifest) -> None:

@@ -213,14 +213,17 @@ class FileSystem:
         except FileNotFoundError:
             return []
 
-    def replace_bytes(self, path: Path, content: bytes, mode: int = FILE_MODE) -> None:
-        """Put ``content`` at ``path`` atomically and durably (write beside, sync, rename, sync the directory)."""
+    def replace_bytes(self, path: Path, content: bytes, mode: int = FILE_MODE, *, sync: bool = True) -> None:
+        """Put ``content`` at ``path`` atomically and durably (write beside, sync, rename, sync the directory).
+
+        Without ``sync`` the caller syncs the directory: until then a crash leaves the old or the new content.
+        """
         beside = path.with_name(f".{path.name}.new")
         self.unlink(beside, missing_ok=True)
         with self.create(beside, mode) as file:
             file.pwrite([content], 0)
             file.datasync()
-        self.rename(beside, path)
+        self.rename(beside, path, sync=sync)
 
 
 OS = FileSystem()

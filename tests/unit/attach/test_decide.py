@@ -80,7 +80,7 @@ class Node:
         assert self.asked(target(number, **more))[-1] == Bring(target(number, **more))
         assert isinstance(self.step(Brought())[-1], Activate)
         assert self.step(Activated()) == [Say(confirm=True)]
-        assert self.step(Heard())[:3] == [Remember(), Say(), Tidy()]
+        assert self.step(Heard())[:3] == [Remember(later=True), Say(), Tidy()]
         assert self.memory.running == point(number)
         return self
 
@@ -110,7 +110,7 @@ def test_a_revision_is_brought_applied_and_confirmed() -> None:
     assert node.step(Activated()) == [Say(confirm=True)]
     assert node.decider.due_s == node.now_s + CONFIRM_S
     assert said(node) == ("pending", 1, "")
-    assert node.step(Heard()) == [Remember(), Say(), Tidy()]
+    assert node.step(Heard()) == [Remember(later=True), Say(), Tidy()]
     assert said(node) == ("applied", 1, "")
     assert held(node) == (point(1), None, None)
     assert node.runs(2).memory.before == point(1)
@@ -150,7 +150,7 @@ def test_a_newer_revision_waits_until_the_one_under_way_is_decided() -> None:
     node.step(Brought())
     node.step(Activated())
     assert node.asked(target(3)) == []
-    assert node.step(Heard()) == [Remember(), Say(), Tidy(), Say(), Bring(target(3))]
+    assert node.step(Heard()) == [Remember(later=True), Say(), Tidy(), Say(), Bring(target(3))]
 
 
 def test_what_is_old_by_the_time_it_is_here_is_passed_over_but_not_for_ever() -> None:
@@ -315,7 +315,7 @@ def healthy(node: Node) -> Trial:
     assert node.asked(target(2, health=("bin/check",), trial_s=25.0))[0] == Say()
     assert node.step(Brought())[-1] == Activate(trial, point(1))
     node.step(Activated())
-    assert node.step(Heard()) == [Remember(), Say(), Tidy()]
+    assert node.step(Heard()) == [Remember(later=True), Say(), Tidy()]
     assert (node.phase, said(node)) == (Phase.PROBATION, ("applied", 2, ""))
     return trial
 

@@ -33,7 +33,9 @@ def test_a_revision_is_here_when_all_of_it_is(tmp_path: Path, origin: Origin) ->
     assert replica.have() == []
     replica.receive(first.id, origin.pack(first.id), [])
     assert replica.has(first.id)
+    replica.close()
     assert open_replica(tmp_path / "config").has(first.id)
+    replica = open_replica(tmp_path / "config")
     assert replica.have() == []  # only what is laid out stays for sure
     bring(replica, origin, first)
     assert replica.have() == [first.id]
@@ -80,6 +82,7 @@ def test_damaged_objects_are_found_and_can_be_fetched_anew(tmp_path: Path, origi
     replica = open_replica(tmp_path / "config")
     first = origin.commit(put("global/a", "first") | put("global/b", "b"))
     run(replica, origin, first)
+    replica.close()
     for path in packs(tmp_path):
         path.chmod(0o644)
         stored = path.read_bytes()

@@ -353,6 +353,7 @@ def test_a_removed_view_is_durably_without_a_name_before_its_files_go(tmp_path: 
     made = [origin.put("global/f", str(number)) for number in range(2)]
     for revision in made:
         run(replica, origin, revision)
+    replica.close()
     fs.log.clear()
     replica.tidy([])
     old = made[0].id
