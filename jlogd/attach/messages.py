@@ -214,8 +214,13 @@ def check_attach_hello(hello: AttachHello) -> None:
         raise ProtocolError(f"instance of {len(hello.instance)} bytes, at most {TEXT_MAX} are allowed")
     if len(hello.capabilities) > WORDS_MAX or any(len(word) > TEXT_MAX for word in hello.capabilities):
         raise ProtocolError(f"at most {WORDS_MAX} capabilities of {TEXT_MAX} characters are allowed")
-    if hello.recipient and not _RECIPIENT.fullmatch(hello.recipient):
-        raise ProtocolError(f"recipient {hello.recipient[:80]!r} is not an age recipient (age1…)")
+    check_recipient(hello.recipient)
+
+
+def check_recipient(recipient: str) -> None:
+    """ProtocolError unless it is one, or empty."""
+    if recipient and not _RECIPIENT.fullmatch(recipient):
+        raise ProtocolError(f"recipient {recipient[:80]!r} is not an age recipient (age1…)")
 
 
 def check_target(target: Target) -> None:

@@ -115,10 +115,11 @@ def request_to_pb(message: ToManager) -> pb.AttachRequest:
         case Fetch():
             return pb.AttachRequest(fetch=pb.Fetch(want=message.want, have=message.have))
         case Report():
-            return pb.AttachRequest(report=_report_to_pb(message))
+            return pb.AttachRequest(report=report_to_pb(message))
 
 
-def _report_to_pb(report: Report) -> pb.Report:
+def report_to_pb(report: Report) -> pb.Report:
+    """A report, as nodes say it and managers pass it on."""
     return pb.Report(
         number=report.number,
         state=_STATES[report.state],
@@ -146,7 +147,7 @@ def request_from_pb(request: pb.AttachRequest) -> ToManager:
     """What the node said. ProtocolError for a message that this version does not know."""
     which = request.WhichOneof("message")
     if which == "report":
-        return _report_from_pb(request.report)
+        return report_from_pb(request.report)
     if which == "fetch":
         return Fetch(CommitId(request.fetch.want), tuple(CommitId(commit) for commit in request.fetch.have))
     if which == "hello":
@@ -164,7 +165,8 @@ def request_from_pb(request: pb.AttachRequest) -> ToManager:
     raise ProtocolError("the node sent a message that this version does not know")
 
 
-def _report_from_pb(report: pb.Report) -> Report:
+def report_from_pb(report: pb.Report) -> Report:
+    """What it says. ProtocolError for a state that this version does not know."""
     state = _STATES_BACK.get(report.state)
     if state is None:
         raise ProtocolError(f"report state {report.state} is not known to this version")

@@ -79,6 +79,14 @@ class Call:
         except TimeoutError:
             raise DeadlineError(f"the caller read nothing for {UNREAD_S:g} s: the call was ended") from None
 
+    def other_manager(self) -> str:
+        """The name of the manager that calls, empty without TLS. NotPermittedError for everybody else."""
+        if not self.caller.certified:
+            return ""
+        if self.caller.role != "manager":
+            raise NotPermittedError(f"{self.caller.identity} is not a manager: only managers replicate")
+        return self.caller.name
+
     def for_whom(self, behalf: str) -> Caller:
         """Whose rights count when the call names somebody else, as managers do that pass it on. NotPermittedError."""
         if not behalf:

@@ -137,7 +137,7 @@ class Conductor:
             self._fleet.detached(entry.name, now_s)
         elif changed_ns != entry.changed_ns:  # a newer session of the same node may follow without a detach
             self._fleet.attached(entry.name, now_s)
-        if entry.attached and entry.report is not None and entry.report is not report:
+        if entry.fresh and entry.report is not None and entry.report is not report:
             self._fleet.reported(entry.name, entry.report, now_s)
         self._last[entry.name] = entry.changed_ns, entry.report
 

@@ -1,6 +1,7 @@
 """The configuration of the fleet on one manager: builds its parts, starts and stops them in order.
 
     store ← targets, replication ← conductor ← attach (nodes), service (people), receiver (other managers)
+                         registry (nodes) ← attach, hearing (other managers) → teller (other managers)
 
 One ``Service`` of the manager's server, so everything here lives on that server's loop, but ``status``, which any
 thread may ask. Begin goes from left to right, end the other way: what answers calls first.
@@ -20,6 +21,7 @@ from jlogd.runtime.rpc import TlsFiles
 from managerd.ecconfigd.attach import AttachService
 from managerd.ecconfigd.checks import Checks
 from managerd.ecconfigd.conductor import Conductor
+from managerd.ecconfigd.hearing import Hearing
 from managerd.ecconfigd.nodes import NODES_FILE, Registry
 from managerd.ecconfigd.receiving import ReplicaReceiver
 from managerd.ecconfigd.replication import Replication
@@ -27,6 +29,7 @@ from managerd.ecconfigd.service import ConfigService, Parts
 from managerd.ecconfigd.signers import Signers
 from managerd.ecconfigd.store import Store
 from managerd.ecconfigd.targets import Targets
+from managerd.ecconfigd.telling import Teller
 from managerd.settings import ConfigSection, ManagerSettings
 
 REPOSITORY: Final = "config.git"
@@ -48,11 +51,12 @@ class Ecconfigd:
         """``epoch``: of the data directory's owner. Nothing runs yet. SettingsError."""
         name, data, tls = settings.manager.name, settings.manager.data, _tls(settings)
         self._config = config
+        self._name = name
         self._ends: list[Callable[[float], Awaitable[None]]] = []  # of what has begun
         deny = DenyList(tls.deny if tls is not None else None, fs=fs)
         writing = config.writer == name
         checks = Checks(config.checks, user=config.checks_user, timeout_s=config.check_timeout, clock=clock)
-        self._registry = Registry(data / NODES_FILE, fs=fs, clock=clock)
+        self._registry = Registry(data / NODES_FILE, manager=name, fs=fs, clock=clock)
         self._store = Store(
             data / REPOSITORY,
             manager=name,
@@ -77,7 +81,9 @@ class Ecconfigd:
         self._conductor = Conductor(
             self._store, self._registry, self._targets, manager=name, writing=writing, clock=clock
         )
-        self._receiver = ReplicaReceiver(self._store, manager=name, writer=config.writer, deny=deny)
+        self._hearing = Hearing(self._registry, manager=name)
+        self._teller = Teller(self._registry, manager=name, peers=[str(peer) for peer in config.peers], tls=tls)
+        self._receiver = ReplicaReceiver(self._store, self._hearing, manager=name, writer=config.writer, deny=deny)
         self._attach = AttachService(
             self._targets, self._registry, deny, manager=name, epoch=epoch, metrics=metrics, clock=clock
         )
@@ -88,6 +94,7 @@ class Ecconfigd:
                 conductor=self._conductor,
                 targets=self._targets,
                 replication=self._replication,
+                hearing=self._hearing,
                 deny=deny,
                 manager=name,
                 data=data,
@@ -106,6 +113,8 @@ class Ecconfigd:
             (self._replication.begin, self._replication.end),
             (self._conductor.begin, lambda _: self._conductor.end()),
             (self._attach.begin, self._attach.end),
+            (self._teller.begin, self._teller.end),
+            (_at_once, self._hearing.end),
             (self._service.begin, self._service.end),
         )
         try:
@@ -139,7 +148,7 @@ class Ecconfigd:
             "revision": _number(self._store.head()),
             "confirmed": _number(self._store.confirmed()),
             "nodes": len(nodes),
-            "attached": sum(node.attached for node in nodes),
+            "attached": sum(node.attached and self._name in node.via for node in nodes),
         }
 
     def _scopes(self) -> list[Scope]:
@@ -156,6 +165,10 @@ class _Handlers(grpc.GenericRpcHandler):
         """The method's handler, None when it is nobody's."""
         found = (handler.service(handler_call_details) for handler in self._handlers)
         return next((method for method in found if method is not None), None)
+
+
+async def _at_once() -> None:
+    """What needs no beginning."""
 
 
 def _number(commit: Commit | None) -> int:

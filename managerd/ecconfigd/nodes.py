@@ -1,9 +1,10 @@
-"""Which nodes there are, what each runs, and since when: ``<data>/config-nodes.json``.
+"""Which nodes there are, what each runs, since when, via which managers: ``<data>/config-nodes.json``.
 
-Invariant: an entry shows what its node said last; one that is not attached is ``offline`` and keeps it.
-The file is a memory aid, written lazily (``save``): what a crash takes away, nodes tell again when
-they come back. So a damaged file is logged and begun anew, never fatal. Who may call itself what is
-the session's to judge (``attach_session``).
+Invariant: an entry shows what its node said last, to us or to a manager that tells us (``hearing``); one that is
+attached nowhere is ``offline`` and keeps it. The file is a memory aid, written lazily (``save``): what a crash takes
+away, nodes and managers tell again when they come back. So a damaged file is logged and begun anew, never fatal. Who
+may call itself what is the session's to judge (``attach_session``), what several managers say together the business of
+``sightings``.
 
 Changed by the loop's thread; ``get``, ``snapshot`` and ``save`` may be called from any thread.
 """
@@ -11,95 +12,48 @@ Changed by the loop's thread; ``get``, ``snapshot`` and ``save`` may be called f
 import json
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from jlogd.attach.messages import Report, State, check_report
-from jlogd.confrepo.model import CommitId, Revision, Serial
+from jlogd.attach.messages import Report, check_report
 from jlogd.forward.messages import ProtocolError
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import RefusedError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.names import is_name
+from managerd.ecconfigd.sightings import NodeEntry, Sighting, merged, same, same_sighting
+
+__all__ = ["NODES_FILE", "NODES_MAX", "Here", "NodeEntry", "Registry"]
 
 log = logging.getLogger(__name__)
 
 NODES_FILE = "config-nodes.json"
 NODES_MAX = 100_000  # names; of those that are not attached the longest unseen is forgotten
 
+T = TypeVar("T")
+
 # What bytes that are not ours may cause on the way through json and the types.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ProtocolError)
 
-NodeState: TypeAlias = State | Literal["offline"]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeEntry:
-    """One node. ``report``: the last one, None before the first. Wall times in ns, this manager's but ``report``'s."""
-
-    name: str
-    subcluster: str
-    attached: bool
-    recipient: str = ""
-    last_seen_ns: int = 0
-    changed_ns: int = 0  # when it attached or detached
-    report: Report | None = None
-
-    @property
-    def state(self) -> NodeState:
-        """For people; ``report.state`` is the last known one."""
-        if not self.attached:
-            return "offline"
-        return self.report.state if self.report is not None else "pending"
-
-    @property
-    def since_ns(self) -> int:
-        """When it entered ``state``."""
-        told = self.attached and self.report is not None and self.report.since_ns
-        return told or self.changed_ns
-
-    @property
-    def revision(self) -> Revision:
-        """What it runs; 0 = nothing, as far as it told."""
-        return self.report.running if self.report is not None else Revision(0)
-
-    @property
-    def id(self) -> CommitId | None:
-        """Commit id of ``revision``."""
-        return self.report.running_id if self.report is not None else None
-
-    @property
-    def serial(self) -> Serial:
-        """Of the target that its last report is about."""
-        return self.report.serial if self.report is not None else Serial(0)
-
-    @property
-    def error(self) -> str:
-        """Why it is refused or rolled back; empty otherwise."""
-        return self.report.error if self.report is not None else ""
-
-    @property
-    def drift(self) -> tuple[str, ...]:
-        """The first of ``drift_count`` paths."""
-        return self.report.drift if self.report is not None else ()
-
-    @property
-    def drift_count(self) -> int:
-        """How many paths differ from what was laid out."""
-        return self.report.drift_count if self.report is not None else 0
+# Name, our own sighting, and whether it still is one: what other managers are told.
+Here: TypeAlias = tuple[str, Sighting, bool]
 
 
 class Registry:
     """Entries by name."""
 
-    def __init__(self, path: Path, *, fs: FileSystem = OS, clock: Clock = SYSTEM) -> None:
-        """Read ``path``; everybody is offline until he attaches."""
+    def __init__(self, path: Path, *, manager: str, fs: FileSystem = OS, clock: Clock = SYSTEM) -> None:
+        """Read ``path``; everybody is offline until he attaches. ``manager``: our own name."""
         self._path = path
+        self._manager = manager
         self._fs = fs
         self._clock = clock
-        self._callbacks: list[Callable[[NodeEntry], None]] = []  # the loop's
+        self._callbacks: list[Callable[[NodeEntry], None]] = []  # the loop's, as the three below
+        self._here_callbacks: list[Callable[[Here], None]] = []
+        self._seen: dict[str, dict[str, Sighting]] = {}  # node → manager → its sighting; nobody without any
+        self._session = clock.wall_ns()  # counts on from here: another process begins elsewhere
         self._saving = threading.Lock()  # one writer of the file; taken before _lock
         self._lock = threading.Lock()  # guards both below
         self._entries = _read(path, fs)
@@ -112,30 +66,75 @@ class Registry:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
 
+    def subscribe_here(self, callback: Callable[[Here], None]) -> Callable[[], None]:
+        """As ``subscribe``, with what changed of our own sightings only."""
+        self._here_callbacks.append(callback)
+        return lambda: self._here_callbacks.remove(callback)
+
+    def here(self) -> list[Here]:
+        """Who is attached to this manager."""
+        own = ((name, seen.get(self._manager)) for name, seen in self._seen.items())
+        return [(name, sighting, True) for name, sighting in own if sighting is not None]
+
     def attached(self, name: str, subcluster: str, recipient: str = "") -> None:
-        """A session of that node is up. RefusedError when there are too many nodes."""
-        now = self._clock.wall_ns()
-        with self._lock:
-            old = self._entries.get(name)
-            if old is None:
-                self._make_room()
-                old = NodeEntry(name, subcluster, attached=False)
-        self._put(
-            replace(old, subcluster=subcluster, attached=True, recipient=recipient, last_seen_ns=now, changed_ns=now)
-        )
+        """A session of that node with us is up. RefusedError when there are too many nodes."""
+        self._session += 1
+        self.seen(self._manager, name, Sighting(subcluster, recipient, self._session))
 
     def report(self, name: str, report: Report) -> None:
-        """It said so. Nothing happens for a node that nobody knows (any more)."""
-        entry = self.get(name)
-        if entry is not None:
-            self._put(replace(entry, report=report, last_seen_ns=self._clock.wall_ns()))
+        """It said so to us. Nothing happens for a node that has no session with us."""
+        sighting = self._seen.get(name, {}).get(self._manager)
+        if sighting is not None:
+            self.seen(self._manager, name, replace(sighting, report=report))
 
     def detached(self, name: str) -> None:
-        """Its session is over."""
-        entry = self.get(name)
-        if entry is not None and entry.attached:
-            now = self._clock.wall_ns()
-            self._put(replace(entry, attached=False, last_seen_ns=now, changed_ns=now))
+        """Its session with us is over."""
+        self.lost(self._manager, name)
+
+    def seen(self, manager: str, name: str, sighting: Sighting) -> None:
+        """That manager has a session with the node, which says so. RefusedError when there are too many nodes."""
+        old = self.get(name)
+        if old is None:
+            with self._lock:
+                self._make_room()
+            old = NodeEntry(name, sighting.subcluster, attached=False)
+        self._change(old, manager, sighting)
+
+    def lost(self, manager: str, name: str) -> None:
+        """That manager has no session with the node any more."""
+        old = self.get(name)
+        if old is not None and manager in self._seen.get(name, {}):
+            self._change(old, manager, None)
+
+    def lost_but(self, manager: str, kept: Collection[str] = ()) -> None:
+        """That manager has sessions with no other nodes than these, as far as it is known here."""
+        for name in [name for name, seen in self._seen.items() if manager in seen and name not in kept]:
+            self.lost(manager, name)
+
+    def _change(self, old: NodeEntry, manager: str, sighting: Sighting | None) -> None:
+        before = self._seen.get(old.name, {})
+        after = {teller: seen for teller, seen in before.items() if teller != manager}
+        if sighting is not None:
+            after[manager] = sighting
+        if after:
+            self._seen[old.name] = after
+        else:
+            self._seen.pop(old.name, None)
+        self._put(old, merged(old, before, after, manager, self._clock.wall_ns()))
+        if manager == self._manager:
+            self._tell_here(old.name, before.get(manager), sighting)
+
+    def _put(self, old: NodeEntry, entry: NodeEntry) -> None:
+        with self._lock:
+            self._entries[entry.name] = entry
+            self._unsaved = True
+        if not same(old, entry):
+            _call(self._callbacks, entry, entry.name)
+
+    def _tell_here(self, name: str, before: Sighting | None, after: Sighting | None) -> None:
+        last = after if after is not None else before
+        if last is not None and not same_sighting(before, after):
+            _call(self._here_callbacks, (name, last, after is not None), name)
 
     def remove(self, name: str) -> bool:
         """Forget a node that was retired; False when nobody knows it. RefusedError while it is attached."""
@@ -148,16 +147,6 @@ class Registry:
             del self._entries[name]
             self._unsaved = True
         return True
-
-    def _put(self, entry: NodeEntry) -> None:
-        with self._lock:
-            self._entries[entry.name] = entry
-            self._unsaved = True
-        for callback in list(self._callbacks):
-            try:
-                callback(entry)
-            except Exception:  # who listens must not end the session of a node
-                log.exception("node %s: somebody who follows it failed", entry.name)
 
     def _make_room(self) -> None:
         if len(self._entries) < NODES_MAX:
@@ -200,6 +189,14 @@ class Registry:
                 raise
 
 
+def _call(callbacks: list[Callable[[T], None]], change: T, name: str) -> None:
+    for callback in list(callbacks):
+        try:
+            callback(change)
+        except Exception:  # who listens must not end the session of a node
+            log.exception("node %s: somebody who follows it failed", name)
+
+
 # ---------------------------------------------------------------------- the file
 
 
@@ -215,6 +212,7 @@ def _row(entry: NodeEntry) -> dict[str, Any]:
         "recipient": entry.recipient,
         "last_seen_ns": entry.last_seen_ns,
         "changed_ns": entry.changed_ns,
+        "via": entry.via,
     }
     return row | ({"report": asdict(entry.report)} if entry.report is not None else {})
 
@@ -237,8 +235,9 @@ def _read(path: Path, fs: FileSystem) -> dict[str, NodeEntry]:
 
 def _entry(row: dict[str, Any]) -> NodeEntry:
     names = str(row["name"]), str(row["subcluster"])
-    if not all(map(is_name, names)):
-        raise ValueError(f"{names} are no names")
+    via = tuple(map(str, row.get("via", ())))
+    if not all(map(is_name, names + via)):
+        raise ValueError(f"{names + via} are no names")
     report = None
     if "report" in row:
         report = Report(**{**row["report"], "drift": tuple(row["report"]["drift"])})
@@ -250,4 +249,5 @@ def _entry(row: dict[str, Any]) -> NodeEntry:
         last_seen_ns=int(row["last_seen_ns"]),
         changed_ns=int(row["changed_ns"]),
         report=report,
+        via=via,
     )

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -31,6 +31,7 @@ LEAVE_S: Final = 30.0  # for calls on a channel that is given up: those that can
 REFS_MAX: Final = 10_000
 PROBLEM_CHARACTERS_MAX: Final = 500
 _Answer = TypeVar("_Answer")
+Telling: TypeAlias = "grpc.aio.StreamUnaryCall[pb.TellRequest, pb.TellResponse]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,17 @@ class Peer:
         answer = await self._call(self._replica().Push(messages(), timeout=timeout_s))
         answer.problem = answer.problem[:PROBLEM_CHARACTERS_MAX]
         return answer
+
+    @contextlib.asynccontextmanager
+    async def tell(self) -> AsyncIterator[Telling]:
+        """A call that tells it of nodes, as long as the body runs; what the call fails with there is one of ours."""
+        call = self._replica().Tell()
+        try:
+            yield call
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+        finally:
+            call.cancel()  # no effect on one that ended
 
     # ------------------------------------------------------------------ calls
 

@@ -1,8 +1,8 @@
-"""What other managers may ask of this one: its refs and history, its objects, and to follow the writer.
+"""What other managers may ask of this one: its refs and history, its objects, to follow the writer, to hear of nodes.
 
 A push is taken from the manager that our own settings name as the writer, and from nobody else; a manager that is the
 writer itself takes none. Objects are on disk before refs move, and refs move by compare-and-set: the main line forward
-only, unless the writer joined ours before, so that everything of it stays reachable.
+only, unless the writer joined ours before, so that everything of it stays reachable. Nodes: ``hearing``.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ import grpc
 from jlogd.confrepo.model import CommitId, Revision, is_commit_id
 from jlogd.confrepo.repository import CONFIRMED, MAIN, ROLLOUT, Repository
 from jlogd.runtime.certificates import DenyList
-from jlogd.runtime.errors import ConflictError, DamageError, NotPermittedError, RefusedError, UnavailableError
+from jlogd.runtime.errors import ConflictError, DamageError, RefusedError, UnavailableError
 from managerd.ecconfigd.calls import Behaviour, Call, handler_of
 from managerd.ecconfigd.committer import Updates
+from managerd.ecconfigd.hearing import Hearing
 from managerd.ecconfigd.lineage import continues, replicated, shared
 from managerd.ecconfigd.store import Store
 from managerd.ecconfigd.transit import INFLATED_BYTES_MAX, PACK_BYTES_MAX, Transit
@@ -31,9 +32,10 @@ FETCHES_MAX: Final = 4  # packs that are made at the same time
 class ReplicaReceiver:
     """Behaviours of ``managerd.v1.ReplicaService``; all belong to the manager's loop."""
 
-    def __init__(self, store: Store, *, manager: str, writer: str, deny: DenyList) -> None:
+    def __init__(self, store: Store, hearing: Hearing, *, manager: str, writer: str, deny: DenyList) -> None:
         """``writer``: as our own settings say."""
         self._store = store
+        self._hearing = hearing
         self._manager = manager
         self._writer = writer
         self._deny = deny
@@ -47,25 +49,26 @@ class ReplicaReceiver:
             "History": self._history,
             "Fetch": self._fetch,
             "Push": self._push,
+            "Tell": self._hearing.tell,
         }
         return handler_of(pb.DESCRIPTOR.services_by_name["ReplicaService"], behaviours, self._deny)
 
     # ------------------------------------------------------------------ what is here
 
     async def _refs(self, call: Call, _request: pb.RefsRequest) -> pb.RefsResponse:
-        _admit(call)
+        call.other_manager()
         refs, head, confirmed = await self._store.read(_present)
         return pb.RefsResponse(
             manager=self._manager, writer=self._writer, refs=_refs_pb(refs), head=head, confirmed=confirmed
         )
 
     async def _history(self, call: Call, request: pb.HistoryRequest) -> pb.HistoryResponse:
-        _admit(call)
+        call.other_manager()
         asked = [Revision(number) for number in request.revisions[:HISTORY_MAX]]
         return pb.HistoryResponse(ids=await self._store.read(lambda repository: _ids(repository, asked)))
 
     async def _fetch(self, call: Call, request: pb.FetchRequest) -> None:
-        _admit(call)
+        call.other_manager()
         want, have = _commit_ids(request.want), _commit_ids(request.have)
         async with self._fetching:
             pack = await self._store.read(
@@ -77,7 +80,7 @@ class ReplicaReceiver:
     # ------------------------------------------------------------------ following the writer
 
     async def _push(self, call: Call, _requests: object) -> pb.PushResponse:
-        who = _admit(call)
+        who = call.other_manager()
         header = await _header(call)
         problem = self._problem(header, who)
         if not problem:
@@ -112,15 +115,6 @@ class ReplicaReceiver:
             except ConflictError as error:
                 return str(error)
         return ""
-
-
-def _admit(call: Call) -> str:
-    """The calling manager's name, empty without TLS. NotPermittedError for everybody else."""
-    if not call.caller.certified:
-        return ""
-    if call.caller.role != "manager":
-        raise NotPermittedError(f"{call.caller.identity} is not a manager: only managers replicate")
-    return call.caller.name
 
 
 async def _header(call: Call) -> pb.PushHeader:

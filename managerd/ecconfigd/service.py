@@ -34,6 +34,7 @@ from managerd.v1 import config_pb2 as pb
 
 if TYPE_CHECKING:
     from managerd.ecconfigd.conductor import Conductor
+    from managerd.ecconfigd.hearing import Hearing
     from managerd.ecconfigd.nodes import Registry
     from managerd.ecconfigd.replication import Replication
     from managerd.ecconfigd.store import Store
@@ -53,6 +54,7 @@ class Parts:
     conductor: "Conductor"
     targets: "Targets"
     replication: "Replication"
+    hearing: "Hearing"
     deny: DenyList
     manager: str  # our own name
     data: Path  # the manager's data directory: imports pass through it
@@ -219,10 +221,19 @@ class ConfigService:
         """``ConfigService.Nodes``."""
         shown = [self._show_node(call.caller, entry) for entry in self._parts.registry.snapshot()]
         head = self._parts.store.head()
-        answer = pb.NodesResponse(nodes=fit([node for node in shown if node is not None]))
+        answer = pb.NodesResponse(nodes=fit([node for node in shown if node is not None]), silent=self._silent())
         if head is not None:
             answer.head.CopyFrom(self._brief(head))
         return answer
+
+    def _silent(self) -> list[str]:
+        """Managers that tell us nothing of their nodes; the address of one that never said its name."""
+        parts = self._parts
+        return sorted(
+            state.name or state.peer.address
+            for state in parts.replication.peers()
+            if not parts.hearing.hears(state.name)
+        )
 
     async def watch(self, call: Call, request: pb.WatchRequest) -> None:
         """``ConfigService.Watch``."""

@@ -1,14 +1,18 @@
 """What the service says, as messages: commits, faults, conflicts, nodes. Nothing grows beyond what a message may be."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
-from jlogd.attach.messages import Target
+from jlogd.attach.messages import Report, Target, check_recipient, check_report
+from jlogd.attach.wire import report_from_pb, report_to_pb
 from jlogd.confrepo.model import Commit, Conflict, Fault, File, Revision
-from jlogd.runtime.errors import UsageError
+from jlogd.forward.messages import ProtocolError, check_name
+from jlogd.runtime.errors import DamageError, UsageError
 from managerd.ecconfigd.edits import Copy, Delete, Edit, Put, Revert, Rollback
-from managerd.ecconfigd.nodes import NodeEntry
+from managerd.ecconfigd.nodes import Here, NodeEntry
 from managerd.ecconfigd.rollout import Status
+from managerd.ecconfigd.sightings import Sighting
 from managerd.v1 import config_pb2 as pb
 
 PIECE_BYTES: Final = 1 << 20  # of a content, a pack or a bundle
@@ -17,6 +21,7 @@ PATHS_MAX: Final = 1000  # of one revision
 FAULTS_MAX: Final = 1000
 SIDE_BYTES: Final = 256 << 10  # of one side of a conflict
 ERROR_MAX: Final = 300  # characters of one node's error among many
+DRIFT_BYTES: Final = 4 << 10  # of one node's paths, told to another manager
 
 
 def revision_of(
@@ -89,7 +94,43 @@ def node_of(entry: NodeEntry, target: Target | None) -> pb.Node:
         about=entry.report.revision if entry.report is not None else 0,
         attached=entry.attached,
         reported=entry.report.state if entry.report is not None else "",
+        via=entry.via,
     )
+
+
+def told_of(here: Here) -> pb.ToldNode:
+    """Our own sighting, for another manager."""
+    name, seen, attached = here
+    return pb.ToldNode(
+        name=name,
+        subcluster=seen.subcluster,
+        recipient=seen.recipient,
+        session=seen.session,
+        attached=attached,
+        report=report_to_pb(_short(seen.report)) if seen.report is not None else None,
+    )
+
+
+def here_of(told: pb.ToldNode) -> Here:
+    """What another manager sees. DamageError."""
+    try:
+        check_name("node", told.name)
+        check_name("subcluster", told.subcluster)
+        check_recipient(told.recipient)
+        report = report_from_pb(told.report) if told.HasField("report") else None
+        if report is not None:
+            check_report(report)
+    except ProtocolError as error:
+        raise DamageError(f"node {told.name[:80]!r}: {error}") from error
+    return told.name, Sighting(told.subcluster, told.recipient, told.session, report), told.attached
+
+
+def _short(report: Report) -> Report:
+    left, kept = DRIFT_BYTES, 0
+    for path in report.drift:
+        left -= len(path.encode())
+        kept += left >= 0
+    return replace(report, drift=report.drift[:kept])
 
 
 def fit(nodes: Sequence[pb.Node]) -> Sequence[pb.Node]:

@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from jlogd.v1 import attach_pb2 as _attach_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -912,19 +913,25 @@ class NodesResponse(_message.Message):
 
     HEAD_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def head(self) -> Global___Revision: ...
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]: ...
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Managers that tell the answering one nothing at present; nodes that are attached to these only are shown as offline."""
+
     def __init__(
         self,
         *,
         head: Global___Revision | None = ...,
         nodes: _abc.Iterable[Global___Node] | None = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "nodes", b"nodes", "silent", b"silent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -948,6 +955,7 @@ class Node(_message.Message):
     ABOUT_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
     REPORTED_FIELD_NUMBER: _builtins.int
+    VIA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     subcluster: _builtins.str
     revision: _builtins.int
@@ -969,6 +977,10 @@ class Node(_message.Message):
     reported: _builtins.str
     @_builtins.property
     def drift(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def via(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Managers that it is attached to; of one that is offline, was attached to last."""
+
     def __init__(
         self,
         *,
@@ -986,10 +998,11 @@ class Node(_message.Message):
         about: _builtins.int = ...,
         attached: _builtins.bool = ...,
         reported: _builtins.str = ...,
+        via: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "attached", b"attached", "drift", b"drift", "drift_count", b"drift_count", "error", b"error", "id", b"id", "name", b"name", "recipient", b"recipient", "reported", b"reported", "revision", b"revision", "since_ns", b"since_ns", "state", b"state", "subcluster", b"subcluster", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "attached", b"attached", "drift", b"drift", "drift_count", b"drift_count", "error", b"error", "id", b"id", "name", b"name", "recipient", b"recipient", "reported", b"reported", "revision", b"revision", "since_ns", b"since_ns", "state", b"state", "subcluster", b"subcluster", "target", b"target", "via", b"via"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1740,3 +1753,89 @@ class PushResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PushResponse: _TypeAlias = PushResponse  # noqa: Y015
+
+@_typing.final
+class TellRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANAGER_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    manager: _builtins.str
+    """Who tells; needed in the first message, and must equal the certificate's name where there is one."""
+    whole: _builtins.bool
+    """Every node that is attached has been told in this call by now: another one is not (any more)."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToldNode]:
+        """The newest of each; at most 1000. None: only a sign of life, at least every 10 s."""
+
+    def __init__(
+        self,
+        *,
+        manager: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___ToldNode] | None = ...,
+        whole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manager", b"manager", "nodes", b"nodes", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellRequest: _TypeAlias = TellRequest  # noqa: Y015
+
+@_typing.final
+class ToldNode(_message.Message):
+    """A session of a node with the manager that tells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUBCLUSTER_FIELD_NUMBER: _builtins.int
+    RECIPIENT_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    ATTACHED_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    subcluster: _builtins.str
+    recipient: _builtins.str
+    session: _builtins.int
+    """Another number for each session of a node."""
+    attached: _builtins.bool
+    """False: the session is over."""
+    @_builtins.property
+    def report(self) -> _attach_pb2.Report:
+        """The last one of this session; of its drift only paths that fit. Absent: none yet."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        subcluster: _builtins.str = ...,
+        recipient: _builtins.str = ...,
+        session: _builtins.int = ...,
+        attached: _builtins.bool = ...,
+        report: _attach_pb2.Report | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "name", b"name", "recipient", b"recipient", "report", b"report", "session", b"session", "subcluster", b"subcluster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToldNode: _TypeAlias = ToldNode  # noqa: Y015
+
+@_typing.final
+class TellResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellResponse: _TypeAlias = TellResponse  # noqa: Y015

@@ -704,6 +704,11 @@ class ReplicaServiceStub:
                 request_serializer=managerd_dot_v1_dot_config__pb2.PushRequest.SerializeToString,
                 response_deserializer=managerd_dot_v1_dot_config__pb2.PushResponse.FromString,
                 _registered_method=True)
+        self.Tell = channel.stream_unary(
+                '/managerd.v1.ReplicaService/Tell',
+                request_serializer=managerd_dot_v1_dot_config__pb2.TellRequest.SerializeToString,
+                response_deserializer=managerd_dot_v1_dot_config__pb2.TellResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer:
@@ -738,6 +743,13 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tell(self, request_iterator, context):
+        """What nodes say to the calling manager, as long as the call lasts: all that are attached to it, then each change. Ended by an error only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -760,6 +772,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Push,
                     request_deserializer=managerd_dot_v1_dot_config__pb2.PushRequest.FromString,
                     response_serializer=managerd_dot_v1_dot_config__pb2.PushResponse.SerializeToString,
+            ),
+            'Tell': grpc.stream_unary_rpc_method_handler(
+                    servicer.Tell,
+                    request_deserializer=managerd_dot_v1_dot_config__pb2.TellRequest.FromString,
+                    response_serializer=managerd_dot_v1_dot_config__pb2.TellResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -871,6 +888,33 @@ class ReplicaService:
             '/managerd.v1.ReplicaService/Push',
             managerd_dot_v1_dot_config__pb2.PushRequest.SerializeToString,
             managerd_dot_v1_dot_config__pb2.PushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tell(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/managerd.v1.ReplicaService/Tell',
+            managerd_dot_v1_dot_config__pb2.TellRequest.SerializeToString,
+            managerd_dot_v1_dot_config__pb2.TellResponse.FromString,
             options,
             channel_credentials,
             insecure,

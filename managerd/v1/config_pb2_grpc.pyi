@@ -237,6 +237,8 @@ class ReplicaServiceStub:
     """Objects of `want` that are not reachable from `have`, as a git pack."""
     Push: _grpc.StreamUnaryMultiCallable[_config_pb2.PushRequest, _config_pb2.PushResponse]
     """The writer's refs with the objects that are missing here. Answered when they are on this manager's disk."""
+    Tell: _grpc.StreamUnaryMultiCallable[_config_pb2.TellRequest, _config_pb2.TellResponse]
+    """What nodes say to the calling manager, as long as the call lasts: all that are attached to it, then each change. Ended by an error only."""
 
 @_typing.type_check_only
 class ReplicaServiceAsyncStub(ReplicaServiceStub):
@@ -251,6 +253,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Objects of `want` that are not reachable from `have`, as a git pack."""
     Push: _aio.StreamUnaryMultiCallable[_config_pb2.PushRequest, _config_pb2.PushResponse]  # type: ignore[assignment]
     """The writer's refs with the objects that are missing here. Answered when they are on this manager's disk."""
+    Tell: _aio.StreamUnaryMultiCallable[_config_pb2.TellRequest, _config_pb2.TellResponse]  # type: ignore[assignment]
+    """What nodes say to the calling manager, as long as the call lasts: all that are attached to it, then each change. Ended by an error only."""
 
 class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     """Between managers. Callers are managers; a receiver follows the one that its settings name as the writer."""
@@ -286,5 +290,13 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_config_pb2.PushResponse, _abc.Awaitable[_config_pb2.PushResponse]]:
         """The writer's refs with the objects that are missing here. Answered when they are on this manager's disk."""
+
+    @_abc_1.abstractmethod
+    def Tell(
+        self,
+        request_iterator: _MaybeAsyncIterator[_config_pb2.TellRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_pb2.TellResponse, _abc.Awaitable[_config_pb2.TellResponse]]:
+        """What nodes say to the calling manager, as long as the call lasts: all that are attached to it, then each change. Ended by an error only."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

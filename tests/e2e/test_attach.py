@@ -79,7 +79,7 @@ def test_from_first_contact_to_applied(fleet: Bench, attach: Attach) -> None:
     heard.next("detached")
     manager.entry(lambda entry: not entry.attached)
     manager.manager.stop()
-    again = Registry(manager.path).get("a")
+    again = Registry(manager.path, manager="m1").get("a")
     assert again is not None
     assert (again.state, again.revision, again.subcluster) == ("offline", 1, "web")
 

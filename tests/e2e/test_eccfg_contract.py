@@ -34,7 +34,7 @@ REVISION = {
 NODE = {
     "name": str, "subcluster": str, "revision": (int, NULL), "id": (str, NULL), "state": str, "since": (str, NULL),
     "drift": list, "drift_count": int, "error": (str, NULL), "target": (int, NULL), "about": (int, NULL),
-    "recipient": (str, NULL),
+    "recipient": (str, NULL), "via": list,
 }  # fmt: skip
 EXPLAINED = {"key": str, "value": object, "layer": str, "revision": (int, NULL), "secret": bool}
 STATUS = {
@@ -231,7 +231,7 @@ def test_explain_and_effective(eccfg: Eccfg) -> None:
 def test_nodes(eccfg: Eccfg) -> None:
     """The contract's nodes: sorted, one of the five states, null for what is not known."""
     document = eccfg("nodes", "--json").json()
-    holds(document, {"schema": int, "head": int, "nodes": list})
+    holds(document, {"schema": int, "head": int, "nodes": list, "silent": list})
     for node in document["nodes"]:
         holds(node, NODE)
         assert node["state"] in STATES

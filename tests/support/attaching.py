@@ -139,7 +139,7 @@ class AttachManager:
         data = bench.directory / name
         data.mkdir(exist_ok=True)
         self.path = data / NODES_FILE
-        self.registry = Registry(self.path)
+        self.registry = Registry(self.path, manager=name)
         self.entries: queue.SimpleQueue[NodeEntry] = queue.SimpleQueue()
         self.registry.subscribe(self.entries.put)
         deny = DenyList(bench.pki / "deny")

@@ -18,6 +18,7 @@ from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import JlogdError
 from jlogd.runtime.rpc import TlsFiles, call_error
 from managerd.ecconfigd.conductor import Conductor
+from managerd.ecconfigd.hearing import Hearing
 from managerd.ecconfigd.nodes import NODES_FILE, Registry
 from managerd.ecconfigd.receiving import ReplicaReceiver
 from managerd.ecconfigd.replication import Replication
@@ -107,14 +108,16 @@ async def serving(
     """A manager's service on loopback; ``stub`` calls it with ``who``'s certificate."""
     is_writer = manager == writer
     store = Store(home / "config.git", manager=manager, writer=is_writer, replicas_min=replicas_min, tls=tls)
-    registry = Registry(home / NODES_FILE, clock=clock)
+    registry = Registry(home / NODES_FILE, manager=manager, clock=clock)
     targets = Targets(store)
     store.hold = targets.hold
     replication = Replication(store, manager=manager, writer=writer, peers=peers, replicas_min=replicas_min, tls=tls)
     conductor = Conductor(store, registry, targets, manager=manager, writing=is_writer, clock=clock)
     deny = DenyList(tls.deny if tls is not None else None)
+    hearing = Hearing(registry, manager=manager)
     parts = Parts(
-        store=store, registry=registry, conductor=conductor, targets=targets, replication=replication, deny=deny,
+        store=store, registry=registry, conductor=conductor, targets=targets, replication=replication,
+        hearing=hearing, deny=deny,
         manager=manager, data=home, replicas_min=replicas_min, push_timeout_s=push_timeout_s,
         signer=Signers(tls, clock=clock), clock=clock,
     )  # fmt: skip
@@ -129,7 +132,7 @@ async def serving(
         await conductor.begin()
         stack.push_async_callback(conductor.end)
         await service.begin()
-        others = ReplicaReceiver(store, manager=manager, writer=writer, deny=deny)
+        others = ReplicaReceiver(store, hearing, manager=manager, writer=writer, deny=deny)
         address = await stack.enter_async_context(served(service.handler(), others.handler(), tls=tls))
         stack.push_async_callback(service.end, 1.0)
         opened = await stack.enter_async_context(channel(address, who))

@@ -18,10 +18,13 @@ from jlogd.runtime.rpc import TlsFiles, server_credentials, server_options
 from managerd.ecconfigd.change import CommitRequest, Outcome, Result
 from managerd.ecconfigd.committer import Hold
 from managerd.ecconfigd.edits import Delete, Edit, Put
+from managerd.ecconfigd.hearing import Hearing
 from managerd.ecconfigd.join import JOINING
+from managerd.ecconfigd.nodes import NODES_FILE, Registry
 from managerd.ecconfigd.receiving import ReplicaReceiver
 from managerd.ecconfigd.replication import PeerState, Replication
 from managerd.ecconfigd.store import Store
+from managerd.ecconfigd.telling import Teller
 from tests.support.fleet import free_port
 from tests.support.revisions import store as store_there
 
@@ -64,6 +67,9 @@ class Member:
     up: bool = False
     store: Store = field(init=False)
     replication: Replication = field(init=False)
+    registry: Registry = field(init=False)
+    hearing: Hearing = field(init=False)
+    teller: Teller = field(init=False)
     _server: grpc.aio.Server = field(init=False)
 
     @property
@@ -102,7 +108,10 @@ class Member:
         await self.store.begin()
         self._server = grpc.aio.server(options=server_options())
         deny = DenyList(self.deny)
-        receiver = ReplicaReceiver(self.store, manager=self.name, writer=self.writer, deny=deny)
+        self.registry = Registry(self.home / NODES_FILE, manager=self.name)
+        self.hearing = Hearing(self.registry, manager=self.name)
+        self.teller = Teller(self.registry, manager=self.name, peers=self.peers, tls=self.tls)
+        receiver = ReplicaReceiver(self.store, self.hearing, manager=self.name, writer=self.writer, deny=deny)
         self._server.add_generic_rpc_handlers((receiver.handler(),))
         if serving and self.tls is None:
             self._server.add_insecure_port(self.address)
@@ -110,12 +119,15 @@ class Member:
             self._server.add_secure_port(self.address, server_credentials(self.tls))
         await self._server.start()
         await self.replication.begin()
+        await self.teller.begin()
         self.up = True
 
     async def end(self) -> None:
         """End it; what is on its disk stays."""
         if self.up:
             self.up = False
+            await self.hearing.end(5.0)
+            await self.teller.end(5.0)
             await self.replication.end(5.0)
             await self._server.stop(0)
             await self.store.end()

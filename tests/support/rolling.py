@@ -32,7 +32,7 @@ class Manager:
         self.store = Store(home / "config.git", manager="m1", writer=writing, fs=fs, clock=self.clock, **more)
         self.targets = Targets(self.store)
         self.store.hold = self.targets.hold
-        self.registry = Registry(home / "nodes.json", fs=fs, clock=self.clock)
+        self.registry = Registry(home / "nodes.json", manager="m1", fs=fs, clock=self.clock)
         self.conductor = Conductor(
             self.store, self.registry, self.targets, manager="m1", writing=writing, clock=self.clock
         )

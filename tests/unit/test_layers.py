@@ -40,6 +40,7 @@ LAYERS = {
     "jlogd.attach.decide": 1,
     "managerd.ecconfigd.access": 1,
     "managerd.ecconfigd.attach_session": 1,
+    "managerd.ecconfigd.sightings": 1,
     "managerd.ecconfigd.rollout": 1,
     "jlogd.journal": 2,
     "jlogd.confrepo": 2,

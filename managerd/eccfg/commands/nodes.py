@@ -29,6 +29,7 @@ FAILED = ("refused", "rolled_back")
 def nodes(connection: Connection, *, as_json: bool) -> None:
     """What each node runs, since when, and why not more. Offline nodes keep what was last known.
 
+    VIA: the managers that it is attached to; every manager knows of all nodes.
     STATE: pending, applied, refused, rolled_back, offline. DRIFT: files that were changed on the node itself.
 
     \b
@@ -41,13 +42,16 @@ def nodes(connection: Connection, *, as_json: bool) -> None:
         held = "" if as_json or not answer.HasField("head") else reason_now(client, answer.head)
     if as_json:
         head = answer.head.revision if answer.HasField("head") else None
-        print_json({"head": head, "nodes": [document(node) for node in answer.nodes]})
+        rows = [document(node) for node in answer.nodes]
+        print_json({"head": head, "nodes": rows, "silent": list(answer.silent)})
         return
-    columns = ("name", "subcluster", "revision", "state", "since", "drift", "error")
+    columns = ("name", "subcluster", "via", "revision", "state", "since", "drift", "error")
     print_table(columns, [_row(node) for node in answer.nodes])
     if answer.HasField("head"):
         note(f"head: {short(answer.head)}" + ("" if answer.head.confirmed else ", not confirmed yet"))
     _note_held(held)
+    for manager in answer.silent:
+        note(f"note: manager {manager} tells nothing at present: nodes that only it has are shown as offline")
 
 
 def document(node: pb.Node) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def document(node: pb.Node) -> dict[str, Any]:
         "target": node.target or None,
         "about": node.about or None,
         "recipient": node.recipient or None,
+        "via": list(node.via),
     }
 
 
@@ -73,6 +78,7 @@ def _row(node: pb.Node) -> tuple[object, ...]:
     return (
         node.name,
         node.subcluster,
+        ", ".join(node.via) or None,
         f"r{node.revision}" if node.revision else None,
         node.state,
         since.partition(".")[0] + "Z" if since else None,

@@ -75,7 +75,7 @@ def start(document: Document, plan: Plan, fleet: Fleet, *, serial: Serial, now_n
     if last is not None and last.active:
         raise RefusedError(f"rollout {last.number} of {last.target} is {last.state}: abort it first, or wait")
     if not fleet.online():
-        raise RefusedError(f"no node is attached to the writer: nobody can try {plan.target}")
+        raise RefusedError(f"no node is attached: nobody can try {plan.target}")
     rollout = Rollout(
         number=last.number + 1 if last else 1,
         state="running",

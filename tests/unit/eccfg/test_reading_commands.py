@@ -82,7 +82,7 @@ def test_an_empty_repository(eccfg: Eccfg) -> None:
     """No revisions is an answer; a revision that is not there is refused."""
     assert eccfg("log", "--json").json()["revisions"] == []
     assert eccfg("show").code == 6
-    assert eccfg("nodes", "--json").json() == {"schema": 1, "head": None, "nodes": []}
+    assert eccfg("nodes", "--json").json() == {"schema": 1, "head": None, "nodes": [], "silent": []}
     assert eccfg("wait").code == 6
 
 
@@ -210,16 +210,17 @@ def test_nodes(m1: Hosted, eccfg: Eccfg) -> None:
     m1.node("web2", report(0, "refused", commit_id=None, error="no space left", revision=1))  # type: ignore[arg-type]
     shown = eccfg("nodes")
     lines = [line.split() for line in shown.out.decode().splitlines()]
-    assert lines[0] == ["name", "subcluster", "revision", "state", "since", "drift", "error"]
-    assert lines[1] == ["web1", "web", "r1", "applied", "2023-11-14T22:13:20Z", "1", "-"]
-    assert lines[2][:4] == ["web2", "web", "-", "refused"]
+    assert lines[0] == ["name", "subcluster", "via", "revision", "state", "since", "drift", "error"]
+    assert lines[1] == ["web1", "web", "m1", "r1", "applied", "2023-11-14T22:13:20Z", "1", "-"]
+    assert lines[2][:5] == ["web2", "web", "m1", "-", "refused"]
     assert "no space left" in shown.out.decode()
     document = eccfg("nodes", "--json").json()
-    assert document["head"] == 1
+    assert (document["head"], document["silent"]) == (1, [])
     one, two = document["nodes"]
     assert (one["name"], one["revision"], one["id"], one["state"]) == ("web1", 1, first.id, "applied")
     assert (one["since"], one["drift"], one["error"]) == ("2023-11-14T22:13:20.000000Z", ["motd"], None)
     assert (two["revision"], two["state"], two["error"], two["about"]) == (None, "refused", "no space left", 1)
+    assert one["via"] == ["m1"]
 
 
 def test_wait_ends_when_every_attached_node_runs_it(m1: Hosted, eccfg: Eccfg) -> None:

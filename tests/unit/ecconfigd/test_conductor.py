@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jlogd.attach.messages import Report, State
 from jlogd.confrepo.model import Revision
 from jlogd.confrepo.repository import ROLLOUT, Repository
 from jlogd.runtime.errors import ConflictError, RefusedError, StorageError, UsageError
@@ -12,6 +13,7 @@ from managerd.ecconfigd import conductor as conductor_module
 from managerd.ecconfigd import holding
 from managerd.ecconfigd.conductor import StartRequest
 from managerd.ecconfigd.rollout import Status, parse_policy
+from managerd.ecconfigd.sightings import Sighting
 from tests.support.faulty_fs import FaultyFs
 from tests.support.revisions import fsck, git
 from tests.support.rolling import ALICE, POLICY, Manager, managing, put
@@ -110,6 +112,66 @@ def test_one_bad_node_takes_it_back_from_all(tmp_path: Path) -> None:
                 "failed", (bad,), ("health check ended with 1: no answer on port 80",),
             )  # fmt: skip
             assert "r3" in (await manager.commit(put("db/default/x", "3"))).held, "r2 stays held back"
+
+    run(story())
+
+
+def test_nodes_of_other_managers_count_as_ours(tmp_path: Path) -> None:
+    """Released, awaited, well for the whole hold, failed: whoever tells what they say; one that two tell of, once."""
+
+    def say(manager: Manager, teller: str, node: str, state: State = "applied", session: int = 1) -> None:
+        target = manager.targets.target(node, "web")
+        assert target is not None
+        said = Report(state, target.revision, target.id, target.revision, target.id, target.serial, error="m2 told it")
+        manager.registry.seen(teller, node, Sighting("web", "", session, said))
+
+    async def story() -> None:
+        async with managing(tmp_path) as manager:
+            await manager.first()
+            await manager.commit(put("web/default/x", "2"))
+            manager.attach("web1")
+            manager.report("web1")
+            for teller, node in (("m2", "web2"), ("m3", "web2"), ("m2", "web3")):
+                say(manager, teller, node)
+            started = await manager.conductor.start(StartRequest("r2", stages=["100%"]), ALICE)
+            assert (started.nodes, started.released) == (3, ("web1", "web2", "web3"))
+            await manager.settled()
+            manager.report("web1")
+            say(manager, "m2", "web2")
+            await manager.look(30)
+            assert status_of(manager).applied == ("web1", "web2")
+            say(manager, "m2", "web3")
+            manager.registry.lost_but("m2")
+            await manager.look(59)
+            assert (status_of(manager).state, status_of(manager).offline) == ("running", ("web3",)), "web2 has m3"
+            say(manager, "m2", "web3", session=2)
+            say(manager, "m2", "web2", session=2)
+            await manager.look(1)
+            say(manager, "m3", "web2", "rolled_back")
+            await manager.look()
+            status = status_of(manager)
+            assert (status.state, status.failed, status.errors) == ("failed", ("web2",), ("m2 told it",))
+
+    run(story())
+
+
+def test_what_a_node_said_in_an_earlier_session_does_not_count(tmp_path: Path) -> None:
+    """Also when it had said so twice: it is awaited again."""
+
+    async def story() -> None:
+        async with managing(tmp_path) as manager:
+            await held(manager, "web1")
+            await manager.conductor.start(StartRequest("r2", stages=["100%"]), ALICE)
+            await manager.settled()
+            for _ in range(2):
+                manager.report("web1")
+            manager.clock.advance(1)
+            manager.attach("web1")
+            await manager.look(600)
+            assert (status_of(manager).state, status_of(manager).applied) == ("running", ())
+            manager.report("web1")
+            await manager.look()
+            assert status_of(manager).state == "done"
 
     run(story())
 

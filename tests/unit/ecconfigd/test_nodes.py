@@ -10,14 +10,15 @@ from jlogd.runtime.clock import ManualClock
 from jlogd.runtime.errors import RefusedError
 from jlogd.runtime.fs import OS, FileSystem
 from managerd.ecconfigd import nodes
-from managerd.ecconfigd.nodes import NODES_FILE, NodeEntry, Registry
+from managerd.ecconfigd.nodes import NODES_FILE, Here, NodeEntry, Registry
+from managerd.ecconfigd.sightings import Sighting
 from tests.support.attaching import commit, report
 from tests.support.faulty_fs import FaultyFs
 
 
 def registry(directory: Path, clock: ManualClock | None = None, fs: FileSystem = OS) -> Registry:
     """In that directory."""
-    return Registry(directory / NODES_FILE, clock=clock or ManualClock(), fs=fs)
+    return Registry(directory / NODES_FILE, manager="m1", clock=clock or ManualClock(), fs=fs)
 
 
 def entry(one: Registry, name: str = "a") -> NodeEntry:
@@ -51,6 +52,55 @@ def test_a_node_comes_reports_goes(tmp_path: Path) -> None:
     one.attached("a", "db")
     assert (entry(one).subcluster, entry(one).state, entry(one).recipient) == ("db", "rolled_back", "")
     assert len(seen) == 3
+
+
+def test_what_we_see_ourselves_is_told_apart(tmp_path: Path) -> None:
+    """Other managers hear of our sightings only, of each once; the file remembers via whom a node was known."""
+    one = registry(tmp_path)
+    told: list[Here] = []
+    one.subscribe_here(told.append)
+    one.seen("m2", "a", Sighting("web", "", 5, report(1)))
+    one.attached("a", "web")
+    one.report("a", report(1, number=1))
+    one.report("a", report(1, number=2))
+    assert [(name, sighting.report is not None, here) for name, sighting, here in told] == [
+        ("a", False, True), ("a", True, True),
+    ]  # fmt: skip
+    assert [(name, here) for name, _, here in one.here()] == [("a", True)]
+    assert (entry(one).via, entry(one).fresh) == (("m1", "m2"), True)
+    one.detached("a")
+    assert (told[-1][2], one.here()) == (False, [])
+    assert (entry(one).state, entry(one).via) == ("applied", ("m2",))
+    one.lost_but("m2", {"a"})
+    assert entry(one).attached
+    one.lost_but("m2")
+    assert (entry(one).state, entry(one).via, len(told)) == ("offline", ("m2",), 3)
+    one.save()
+    assert entry(registry(tmp_path)).via == ("m2",)
+
+
+def test_a_word_that_says_nothing_new_is_told_to_nobody(tmp_path: Path) -> None:
+    """Of a node with two managers everything is heard twice."""
+    one = registry(tmp_path)
+    seen: list[NodeEntry] = []
+    one.subscribe(seen.append)
+    one.attached("a", "web")
+    one.seen("m2", "a", Sighting("web", "", 5))
+    one.report("a", report(1, number=1))
+    assert len(seen) == 3
+    one.seen("m2", "a", Sighting("web", "", 5, report(1, number=4)))
+    one.report("a", report(1, number=2))
+    assert len(seen) == 3
+    one.seen("m2", "a", Sighting("web", "", 5, report(2, since_ns=1)))
+    assert (len(seen), entry(one).revision) == (4, 2)
+
+
+def test_a_file_of_an_earlier_version(tmp_path: Path) -> None:
+    """It does not say via whom."""
+    (tmp_path / NODES_FILE).write_text(
+        '{"schema":1,"nodes":[{"name":"a","subcluster":"w","recipient":"","last_seen_ns":1,"changed_ns":1}]}'
+    )
+    assert (entry(registry(tmp_path)).via, entry(registry(tmp_path)).state) == ((), "offline")
 
 
 def test_nothing_is_known_of_strangers(tmp_path: Path) -> None:

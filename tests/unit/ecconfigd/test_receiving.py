@@ -21,6 +21,8 @@ from managerd import pki
 from managerd.ecconfigd import replication as replication_module
 from managerd.ecconfigd.calls import handler_of
 from managerd.ecconfigd.committer import JOINED
+from managerd.ecconfigd.hearing import Hearing
+from managerd.ecconfigd.nodes import NODES_FILE, Registry
 from managerd.ecconfigd.peer import Peer
 from managerd.ecconfigd.receiving import ReplicaReceiver
 from managerd.ecconfigd.store import Store
@@ -60,7 +62,8 @@ async def follower(
     """m2, which follows m1; its store, a client of it, its address."""
     store = Store(home / "config.git", manager="m2", writer=writer == "m2", tls=tls)
     await store.begin()
-    receiver = ReplicaReceiver(store, manager="m2", writer=writer, deny=DenyList(tls.deny if tls else None))
+    hearing = Hearing(Registry(home / NODES_FILE, manager="m2"), manager="m2")
+    receiver = ReplicaReceiver(store, hearing, manager="m2", writer=writer, deny=DenyList(tls.deny if tls else None))
     async with served(receiver.handler(), tls=tls) as address, channel(address, who) as opened:
         yield store, pb_grpc.ReplicaServiceStub(opened), address
     await store.end()
@@ -394,11 +397,16 @@ class Liar:
         self.pushed = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        behaviours = {"Refs": self._refs, "History": self._history, "Fetch": self._fetch, "Push": self._push}
+        behaviours = {
+            "Refs": self._refs, "History": self._history, "Fetch": self._fetch, "Push": self._push, "Tell": self._tell,
+        }  # fmt: skip
         return handler_of(pb.DESCRIPTOR.services_by_name["ReplicaService"], behaviours, DenyList(None))
 
     async def _refs(self, _call: Any, _request: Any) -> pb.RefsResponse:
         return self.refs
+
+    async def _tell(self, _call: Any, _requests: Any) -> pb.TellResponse:
+        return pb.TellResponse()
 
     async def _history(self, _call: Any, request: Any) -> pb.HistoryResponse:
         found = [self.history.get(number, self.history.get(0, "")) for number in request.revisions]

@@ -19,6 +19,7 @@ from managerd import pki
 from managerd.ecconfigd import seeing, watching, wire
 from managerd.ecconfigd import signers as signers_module
 from managerd.ecconfigd.history import History
+from managerd.ecconfigd.sightings import Sighting
 from managerd.ecconfigd.signers import Signers
 from managerd.v1 import config_pb2 as pb
 from tests.support import certificates
@@ -51,6 +52,24 @@ def test_nodes_tells_who_runs_what(tmp_path: Path) -> None:
         "web1", 1, "applied", 3, 2, "age1qqq",
     )  # fmt: skip
     assert (two.state, two.reported, two.about, two.revision, two.error) == ("offline", "refused", 2, 1, "no space")
+
+
+def test_nodes_tells_via_whom_and_who_is_silent(tmp_path: Path) -> None:
+    """A peer that was never heard is named by its address."""
+
+    async def ask() -> pb.NodesResponse:
+        async with serving(tmp_path, peers=("127.0.0.1:1",)) as m1:
+            m1.parts.registry.attached("web1", "web")
+            m1.parts.registry.seen("m2", "web1", Sighting("web"))
+            m1.parts.registry.seen("m2", "web2", Sighting("web", "age1qqq", 1, report(1)))
+            return await m1.stub.Nodes(pb.NodesRequest())  # type: ignore[no-any-return]
+
+    answer = run(ask())
+    assert [(node.name, node.state, list(node.via)) for node in answer.nodes] == [
+        ("web1", "pending", ["m1", "m2"]),
+        ("web2", "applied", ["m2"]),
+    ]
+    assert list(answer.silent) == ["127.0.0.1:1"]
 
 
 def test_a_watcher_hears_of_revisions_and_nodes_in_order(tmp_path: Path) -> None:
