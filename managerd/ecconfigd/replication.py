@@ -179,9 +179,13 @@ class Replication:
             # it may just have started again: a new channel dials at once, the old one waits out its back-off
             found.peer = Peer(found.peer.address, self._tls)
         channel = found.peer.channel()
-        with contextlib.suppress(TimeoutError):  # a writer that is away is named by the call itself
+        try:
             async with asyncio.timeout(REDIAL_S):
                 await channel.channel_ready()  # it answered elsewhere, this channel may still wait out its back-off
+        except TimeoutError:
+            pass  # a writer that is away is named by the call itself
+        except grpc.aio.UsageError:  # closed meanwhile: the heartbeat found that nobody is there
+            raise UnavailableError(f"the writer {self.writer} just went away; nothing was passed on to it") from None
         return channel
 
     def _writer_state(self) -> PeerState | None:

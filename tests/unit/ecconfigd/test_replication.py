@@ -368,6 +368,24 @@ def test_a_channel_that_waits_out_its_back_off_is_not_handed_out(
     run(test())
 
 
+def test_a_channel_that_is_given_up_while_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer was just killed, and the heartbeat finds that out meanwhile: whoever waits is told, in our words."""
+
+    async def test() -> None:
+        async with members(tmp_path, 2) as (m1, m2):
+            await m2.replication.writer_channel()
+            before = m2.peer("m1").peer
+            await m1.end()
+            asking = asyncio.create_task(m2.replication.writer_channel())
+            await until(lambda: m2.peer("m1").peer is not before, "it dials again")
+            m2.replication.kick()
+            with pytest.raises(UnavailableError, match="the writer m1"):
+                await asking
+
+    monkeypatch.setattr(replication_module, "HEARTBEAT_S", 60.0)
+    run(test())
+
+
 def test_the_writer_notices_who_is_away_and_who_is_behind(tmp_path: Path) -> None:
     """Without a commit, by its heartbeat."""
 
