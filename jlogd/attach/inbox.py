@@ -49,7 +49,7 @@ class Inbox:
                 self._sessions[manager] = replace(session, target=target)
                 self._tell()
 
-    def reported(self, manager: str, number: int, *, tell: bool) -> None:
+    def reported(self, manager: str, number: int, *, tell: bool = True) -> None:
         """See ``Listener``. ``tell``: somebody waits for it."""
         with self._changed:
             session = self._sessions.get(manager)

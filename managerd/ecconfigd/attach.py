@@ -8,6 +8,7 @@ All methods belong to the loop's thread.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import grpc
 
@@ -20,6 +21,7 @@ from jlogd.runtime.rpc import peer_identity
 from jlogd.v1 import attach_pb2 as pb
 from managerd.ecconfigd.attach_live import LiveAttach, Parts, Targets
 from managerd.ecconfigd.nodes import Registry
+from managerd.ecconfigd.pace import Pace
 from managerd.ingest.identity import Claims
 from managerd.ingest.speaker import Context
 
@@ -27,7 +29,7 @@ __all__ = ["AttachService", "Targets"]
 
 log = logging.getLogger(__name__)
 
-TOLD_AT_ONCE = 100  # nodes
+TOLD_AT_ONCE = 50  # nodes whose packs are made together
 BUILDS_MAX = 4  # packs being made at once: they are work for the disk and for one core
 TURNS_MAX = 64  # large packs being read at once: each holds about 1 MiB, however slowly the node reads
 DENY_CHECK_S = 3.0  # how long a certificate that was just denied may still be used
@@ -58,6 +60,7 @@ class AttachService:
         self._metrics = metrics
         self._clock = clock
         self._claims: Claims[LiveAttach] = Claims()
+        self._pace = Pace(clock)
         self._sessions: set[LiveAttach] = set()  # attached or not
         self._chores: list[asyncio.Task[None]] = []
         self._streams: set[asyncio.Task[None]] = set()
@@ -74,7 +77,7 @@ class AttachService:
         """Of jlogd.v1.AttachService."""
         parts = Parts(
             self._manager, self._epoch, self._targets, self._registry, self._claims, self._deny,
-            asyncio.Semaphore(BUILDS_MAX), asyncio.Semaphore(TURNS_MAX), self._clock, self._metrics,
+            asyncio.Semaphore(BUILDS_MAX), asyncio.Semaphore(TURNS_MAX), self._pace, self._clock, self._metrics,
         )  # fmt: skip
 
         async def attach(_requests: object, context: Context) -> None:
@@ -107,15 +110,21 @@ class AttachService:
         finally:
             self._streams.discard(stream)
             self._sessions.discard(session)
+            self._pace.done(session)
 
     async def _tell(self) -> None:
-        """Tell the nodes what to run, a batch at a time: those of the first are at work while others are told."""
+        """Tell the nodes what to run, a batch at a time; who was told last comes last when it moves again."""
+        waiting: dict[LiveAttach, None] = {}
         while True:
-            await self._moved.wait()
-            self._moved.clear()
-            sessions = list(self._sessions)
-            for at in range(0, len(sessions), TOLD_AT_ONCE):
-                await self._tell_some(sessions[at : at + TOLD_AT_ONCE])
+            if not waiting:
+                await self._moved.wait()
+            if self._moved.is_set():
+                self._moved.clear()
+                waiting |= dict.fromkeys(self._sessions)
+            some = list(islice(waiting, TOLD_AT_ONCE))
+            for session in some:
+                del waiting[session]
+            await self._tell_some([session for session in some if session in self._sessions])
 
     async def _tell_some(self, sessions: Sequence[LiveAttach]) -> None:
         asks = {session: wants for session in sessions if (wants := session.wants()) is not None}
@@ -126,6 +135,8 @@ class AttachService:
             asks, gifts = {}, []
         found = {session: (wants[1], gift) for (session, wants), gift in zip(asks.items(), gifts, strict=True)}
         for session in sessions:
+            if session in asks:
+                await self._pace.turn(session, len(self._sessions))
             session.retarget(found.get(session))
 
     # ------------------------------------------------------------------ chores

@@ -30,6 +30,7 @@ from jlogd.runtime.rpc import Malformed, PeerIdentity
 from jlogd.v1 import attach_pb2 as pb
 from managerd.ecconfigd import attach_session as at
 from managerd.ecconfigd.nodes import Registry
+from managerd.ecconfigd.pace import Pace
 from managerd.ingest.events import Peer
 from managerd.ingest.identity import Claims
 from managerd.ingest.speaker import HELLO_S, Context, Speaker, close_with
@@ -37,6 +38,7 @@ from managerd.ingest.speaker import HELLO_S, Context, Speaker, close_with
 log = logging.getLogger(__name__)
 
 PIECES_MAX = 2  # of a pack in memory, for each session
+LATER_S = 1.0  # a confirmation that only a node that stops would wait for
 TURN_WAIT_S = 60.0  # how long a node waits for its turn to read a large pack
 PACK_S = 300.0  # and how long it may take for a pack in all: it waits no longer itself (attach/bringing.py)
 
@@ -89,6 +91,7 @@ class Parts:
     deny: DenyList
     builds: asyncio.Semaphore
     turns: asyncio.Semaphore
+    pace: Pace
     clock: Clock
     metrics: Metrics | None
 
@@ -202,6 +205,7 @@ class LiveAttach:
                 case at.MakePack():
                     self._packing = asyncio.create_task(self._pack(effect))
                 case at.Keep():
+                    self._parts.pace.done(self)
                     self._parts.registry.report(self._core.node, effect.report)
                 case at.End():
                     self._speaker.end()
@@ -209,7 +213,10 @@ class LiveAttach:
     def _send(self, effect: at.Send) -> None:
         if isinstance(effect.message, Reported) and effect.message.number:
             self._reported = effect.message
-            self._speaker.wake()
+            if effect.later:
+                asyncio.get_running_loop().call_later(LATER_S, self._speaker.wake)
+            else:
+                self._speaker.wake()
         else:
             self._speaker.say(effect.message)
 

@@ -108,9 +108,10 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Say it."""
+    """Say it. ``later``: nobody waits for it, it may go with what is said next."""
 
     message: Hello | Target | Reported
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class ManagerAttach:
         if report.number <= self._reported:
             raise ProtocolError(f"report {report.number} after {self._reported}: they count up")
         self._reported = report.number
-        return [Keep(report), Send(Reported(report.number))]
+        return [Keep(report), Send(Reported(report.number), later=report.state == "applied")]
 
     def _failed(self, event: Failed) -> list[Effect]:
         return self._end(Refusal(event.reason, event.message))

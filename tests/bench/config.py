@@ -1,14 +1,14 @@
 """The configuration at work: how long from a commit to every node, at what price, against a `git pull` loop.
 
-    python -m tests.bench.config [--nodes 200] [--processes 200] [--files 5000] [--rounds 20] [--part PART]…
+    python -m tests.bench.config [--nodes 200] [--files 5000] [--rounds 20] [--pull-rounds 3] [--part PART]… and more
 
 Parts, each printed as it ends:
 
 * fleet    one manager, NODES real replicas (attach link and configurer each) in PROCESSES processes (of less than
            200 each holds several, which wait for one another), FILES files in the repository. Each round commits one
            line; the clock stops when the manager has each node's report `applied` and the operator's `watch` shows it.
-           Nodes, manager, committer and watcher share this machine.
-* pull     the same number of clones, each asking `git pull` in a loop, all cores used: the same one-line commits.
+           Nodes, manager, committer and watcher share this machine. Between them, PULL_ROUNDS times, the same
+           commit for as many clones of the same files, each asking `git pull` in a loop on all cores.
 * commits  COMMITS commits one after the other, signed, from one eccfg client.
 * away     what a node that was away for all these fetches: packs, bytes, seconds.
 * large    a 10,000-file repository: bytes for a node after a one-line change, seconds for the first fetch.
@@ -122,9 +122,10 @@ def fleet_part(chosen: Arguments, root: Path) -> None:
             start = time.monotonic()
             _commit_all(client, tree(names, chosen.files))
             show("load", files=chosen.files, seconds=round(time.monotonic() - start, 2))
+            pull = Pull(root / "git", names, chosen.files) if chosen.pull_rounds else None
             nodes = _start_nodes(chosen, root, manager, fleet, names)
             try:
-                _measure(chosen, fleet, manager, client, names, nodes.pid)
+                _measure(chosen, fleet, manager, client, names, nodes.pid, pull)
             finally:
                 nodes.terminate()
                 nodes.wait(60)
@@ -159,6 +160,7 @@ def _measure(
     client: Client,
     names: Sequence[str],
     nodes: int,
+    pull: "Pull | None",
 ) -> None:
     applied = Applied(fleet, manager)
     applied.start()
@@ -171,6 +173,9 @@ def _measure(
     processes = _children(nodes)
     manager_s = nodes_s = 0.0
     for number in range(chosen.rounds):
+        if pull is not None and len(pull.rounds) * chosen.rounds < number * chosen.pull_rounds:
+            pull.round()
+        time.sleep(chosen.pause_s)
         before = _cpu_s([manager.pid]), _cpu_s(processes)
         start = time.monotonic()
         answer = client.commit([Edit.put("global/now.toml", REGULAR, f"round = {number}\n".encode())], "one line")
@@ -181,7 +186,6 @@ def _measure(
         times = [at - start for at in applied.at[commit].values()]
         taken += times
         last.append(max(times))
-        time.sleep(chosen.pause_s)
     applies = chosen.rounds * len(names)
     show(
         "fleet",
@@ -196,67 +200,79 @@ def _measure(
         manager_cpu_ms_an_apply=round(1000 * manager_s / applies, 2),
         node_cpu_ms_an_apply=round(1000 * nodes_s / applies, 2),
     )
+    if pull is not None:
+        pull.show()
 
 
 # ---------------------------------------------------------------------- git pull, in a loop
 
 
-def pull_part(chosen: Arguments, root: Path) -> None:
+class Pull:
     """Clones of one bare repository, each pulled again and again by as many loops as there are cores."""
-    home = root / "git"
-    work, bare = home / "work", home / "bare.git"
-    names = [f"n{number:04d}" for number in range(chosen.nodes)]
-    work.mkdir(parents=True)
-    _git(work, "init", "-q", "-b", "main")
-    for edit in tree(names, chosen.files):
-        path = work / edit.message.put.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(edit.read() if edit.read else b"")
-    _git(work, "add", "-A")
-    _git(work, "commit", "-q", "-m", "files")
-    _git(home, "clone", "-q", "--bare", "work", "bare.git")
-    _git(work, "remote", "add", "origin", str(bare))
-    for name in names:
-        _git(home, "clone", "-q", f"file://{bare}", name)
-    seen: dict[str, dict[str, float]] = {}
-    over = threading.Event()
-    loops = [
-        threading.Thread(target=_pull_loop, args=(home, names[core :: os.cpu_count() or 1], seen, over))
-        for core in range(os.cpu_count() or 1)
-    ]
-    for loop in loops:
-        loop.start()
-    taken: list[float] = []
-    try:
-        for number in range(min(chosen.rounds, 5)):
-            (work / "global" / "now.toml").write_text(f"round = {number}\n")
-            _git(work, "add", "-A")
-            start = time.monotonic()
-            _git(work, "commit", "-q", "-m", "one line")
-            _git(work, "push", "-q", "origin", "main")
-            commit = _git(work, "rev-parse", "HEAD").strip()
-            until(partial(_all_there, seen, commit, len(names)), 120, "all pulled", interval_s=0.02)
-            taken += [at - start for at in seen[commit].values()]
-    finally:
-        over.set()
-        for loop in loops:
-            loop.join()
-    show(
-        "pull",
-        nodes=len(names),
-        files=chosen.files,
-        p50_s=round(quantile(taken, 0.5), 3),
-        p99_s=round(quantile(taken, 0.99), 3),
-        note=f"loops without a pause on all {os.cpu_count()} cores",
-    )
 
-
-def _pull_loop(home: Path, names: Sequence[str], seen: dict[str, dict[str, float]], over: threading.Event) -> None:
-    while not over.is_set():
+    def __init__(self, home: Path, names: Sequence[str], files: int) -> None:
+        """The same files, a clone for each name."""
+        self.rounds: list[list[float]] = []  # seconds from a commit to each clone
+        self._home, self._names, self._files = home, names, files
+        self._work = home / "work"
+        self._seen: dict[str, dict[str, float]] = {}
+        self._work.mkdir(parents=True)
+        _git(self._work, "init", "-q", "-b", "main")
+        for edit in tree(names, files):
+            path = self._work / edit.message.put.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(edit.read() if edit.read else b"")
+        _git(self._work, "add", "-A")
+        _git(self._work, "commit", "-q", "-m", "files")
+        _git(home, "clone", "-q", "--bare", "work", "bare.git")
+        _git(self._work, "remote", "add", "origin", str(home / "bare.git"))
         for name in names:
-            _git(home / name, "pull", "-q", "--ff-only")
-            commit = (home / name / ".git" / "refs" / "heads" / "main").read_text().strip()
-            seen.setdefault(commit, {}).setdefault(name, time.monotonic())
+            _git(home, "clone", "-q", f"file://{home / 'bare.git'}", name)
+
+    def round(self) -> None:
+        """The loops run for one whole turn before the commit, and until everybody has it."""
+        over = threading.Event()
+        cores = os.cpu_count() or 1
+        loops = [threading.Thread(target=self._loop, args=(self._names[core::cores], over)) for core in range(cores)]
+        for loop in loops:
+            loop.start()
+        try:
+            head = _git(self._work, "rev-parse", "HEAD").strip()
+            until(partial(_all_there, self._seen, head, len(self._names)), 300, "a turn of the loops", interval_s=0.02)
+            (self._work / "global" / "now.toml").write_text(f"round = {len(self.rounds)}\n")
+            _git(self._work, "add", "-A")
+            start = time.monotonic()
+            _git(self._work, "commit", "-q", "-m", "one line")
+            _git(self._work, "push", "-q", "origin", "main")
+            commit = _git(self._work, "rev-parse", "HEAD").strip()
+            until(partial(_all_there, self._seen, commit, len(self._names)), 300, "all pulled", interval_s=0.02)
+            self.rounds.append([at - start for at in self._seen[commit].values()])
+        finally:
+            over.set()
+            for loop in loops:
+                loop.join()
+
+    def _loop(self, names: Sequence[str], over: threading.Event) -> None:
+        while not over.is_set():
+            for name in names:
+                if over.is_set():
+                    return
+                _git(self._home / name, "pull", "-q", "--ff-only")
+                commit = (self._home / name / ".git" / "refs" / "heads" / "main").read_text().strip()
+                self._seen.setdefault(commit, {}).setdefault(name, time.monotonic())
+
+    def show(self) -> None:
+        """Its line."""
+        taken = [seconds for times in self.rounds for seconds in times]
+        show(
+            "pull",
+            nodes=len(self._names),
+            files=self._files,
+            rounds=len(self.rounds),
+            p50_s=round(quantile(taken, 0.5), 3),
+            p99_s=round(quantile(taken, 0.99), 3),
+            note=f"loops without a pause on all {os.cpu_count()} cores",
+        )
 
 
 def _git(directory: Path, *words: str) -> str:
@@ -332,7 +348,7 @@ def _runs(client: Client, name: str) -> bool:
     return any(node.name == name and node.state == "applied" and node.id == answer.head.id for node in answer.nodes)
 
 
-PARTS = {"fleet": fleet_part, "pull": pull_part, "commits": commits_part, "large": large_part}
+PARTS = {"fleet": fleet_part, "commits": commits_part, "large": large_part}
 
 
 def main() -> int:
@@ -343,7 +359,8 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--commits", type=int, default=1000)
-    parser.add_argument("--pause-s", type=float, default=3.0)
+    parser.add_argument("--pull-rounds", type=int, default=3)
+    parser.add_argument("--pause-s", type=float, default=5.0)
     parser.add_argument("--part", action="append", choices=sorted(PARTS))
     chosen = parser.parse_args()
     work = Path(os.environ.get("BENCH_WORK", REPOSITORY / ".cache" / "bench"))

@@ -86,6 +86,8 @@ def test_settings_of_jlogd_come_from_the_configuration_without_a_restart(fleet: 
     assert config(node)["error"] == "http.listen needs a restart of jlogd"
     good = commit(fleet, "global/jlogd.toml", tail)
     runs(node, good)
+    memory = node.spool / node.name / "config" / "state.json"
+    until(lambda: json.loads(memory.read_bytes())["state"] == "applied", WAIT_S, "and will know it after a kill")
     node.kill()
     stopped = json.loads(node.command("status", "--json").out)
     assert (stopped["config"]["revision"], stopped["config"]["state"], stopped["running"]) == (good, "applied", False)

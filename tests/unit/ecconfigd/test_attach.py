@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jlogd.attach.messages import PROTOCOL, AttachHello, Fetch, Reported
+from jlogd.attach.messages import PROTOCOL, AttachHello, Fetch, Reported, State
 from jlogd.confrepo.model import Scope
 from jlogd.forward.messages import ProtocolError, Refusal
 from managerd.ecconfigd import attach_session as at
@@ -115,11 +115,13 @@ def test_a_fetch_has_the_scope_of_the_hello() -> None:
 
 
 def test_reports_are_kept_and_confirmed() -> None:
-    """Numbers grow, with gaps where the node merged some."""
+    """Numbers grow, with gaps where the node merged some. Nobody waits to hear that "applied" has arrived."""
     one = core()
-    for number in (1, 5):
-        kept = report(1, number=number)
-        assert one.step(at.ReportReceived(kept), 0.0) == [at.Keep(kept), at.Send(Reported(number))]
+    states: list[tuple[int, State]] = [(1, "pending"), (5, "applied")]
+    for number, state in states:
+        kept = replace(report(1, number=number), state=state)
+        said = at.Send(Reported(number), later=state == "applied")
+        assert one.step(at.ReportReceived(kept), 0.0) == [at.Keep(kept), said]
     for number in (5, 4, 0):
         with pytest.raises(ProtocolError, match="they count up"):
             one.step(at.ReportReceived(report(1, number=number)), 0.0)
