@@ -15,7 +15,17 @@ from typing import Final
 from jlogd.confrepo import model as m
 from jlogd.confrepo.drift import Found, compare, scan
 from jlogd.confrepo.layering import Plan
-from jlogd.confrepo.layout import SYNCED_ONE_BY_ONE, VIEW_DIR_MODE, Before, Content, Laid, item_of, parents, write_file
+from jlogd.confrepo.layout import (
+    NO_LINK,
+    SYNCED_ONE_BY_ONE,
+    VIEW_DIR_MODE,
+    Before,
+    Content,
+    Laid,
+    item_of,
+    parents,
+    write_file,
+)
 from jlogd.confrepo.manifest import Item, Manifest, key_of
 from jlogd.confrepo.view import NEW, Views
 
@@ -41,19 +51,22 @@ def make(views: Views, manifest: Manifest) -> Draft | None:
     if compare(manifest, found, source):
         return None
     with views.storing():
-        discard(views)
-        _copy(views, source, target, found)
+        _discard(views)
+        if not _copy(views, source, target, found):
+            _discard(views)
+            return None
     copied = _inodes(scan(str(target)))
     return Draft(manifest.id, copied) if copied == _inodes(found) else None
 
 
-def discard(views: Views) -> None:
+def _discard(views: Views) -> None:
     """Remove what is left of one. ``OSError``."""
     if os.path.lexists(views.revisions / DRAFT):
         views.fs.remove_tree(views.revisions / DRAFT)
 
 
-def _copy(views: Views, source: str, target: Path, paths: Iterable[str]) -> None:
+def _copy(views: Views, source: str, target: Path, paths: Iterable[str]) -> bool:
+    """False when something cannot be linked."""
     names: dict[str, list[str]] = {}
     for path in paths:
         directory, _, name = path.rpartition("/")
@@ -62,12 +75,14 @@ def _copy(views: Views, source: str, target: Path, paths: Iterable[str]) -> None
     for directory in directories:
         views.fs.make_dir(f"{target}/{directory}", VIEW_DIR_MODE)
     for directory, some in names.items():
-        views.fs.link_all(f"{source}/{directory}", f"{target}/{directory}", some, ())
+        if views.fs.link_all(f"{source}/{directory}", f"{target}/{directory}", some, NO_LINK):
+            return False
     if len(directories) > SYNCED_ONE_BY_ONE:
         views.fs.sync_all(target)
-        return
-    for directory in reversed(directories):
-        views.fs.sync_dir(target / directory)
+    else:
+        for directory in reversed(directories):
+            views.fs.sync_dir(target / directory)
+    return True
 
 
 def lay_out_in(

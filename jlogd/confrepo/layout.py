@@ -24,7 +24,7 @@ from jlogd.runtime.fs import FileSystem
 SYNCED_ONE_BY_ONE: Final = 16  # more files or directories than this: one sync of the whole file system
 VIEW_DIR_MODE: Final = 0o755  # who may look in is decided above: the spool's own directories are closed
 # Where a file cannot have another name it is written again: links used up, not allowed, not known to the file system.
-_NO_LINK: Final = frozenset(
+NO_LINK: Final = frozenset(
     {errno.EMLINK, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT}
 )  # the last: gone since it was looked at
 
@@ -125,7 +125,7 @@ class _Layout:
 
     def _link_all(self, directory: str, names: list[str]) -> None:
         source, target = (f"{top}/{directory}" for top in (self._before_directory, self._new))
-        failed = set(self._fs.link_all(source, target, names, _NO_LINK))
+        failed = set(self._fs.link_all(source, target, names, NO_LINK))
         for name in names:
             path = f"{directory}/{name}" if directory else name
             if name in failed:
@@ -146,7 +146,7 @@ class _Layout:
         try:
             self._fs.link(source, f"{self._new}/{path}")
         except OSError as error:
-            if error.errno in _NO_LINK:
+            if error.errno in NO_LINK:
                 return False
             raise
         return True

@@ -76,6 +76,7 @@ class Replica:
         self._complete: set[m.CommitId] = set(views.kept())  # all of their objects are here, as far as we know
         self._dropped = 0
         self._draft: draft.Draft | None = None
+        self._drafted: m.CommitId | None = None  # tried once for each view: what fails would fail again
 
     @classmethod
     def open(cls, directory: Path, scope: m.Scope, policy: Policy, *, fs: FileSystem = OS) -> "Replica":
@@ -205,9 +206,9 @@ class Replica:
     def make_ready(self) -> None:
         """Do now what can be done for the next revision; costs directories and links, no content. StorageError."""
         current = self.views.current()
-        if current is None or (self._draft is not None and self._draft.id == current):
+        if current is None or current == self._drafted:
             return
-        self._draft = None
+        self._draft, self._drafted = None, current
         manifest = self.views.manifest(current)
         if manifest is not None:
             self._draft = draft.make(self.views, manifest)

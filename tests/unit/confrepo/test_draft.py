@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import pytest
@@ -174,6 +174,29 @@ def test_a_view_with_local_changes_gets_no_draft(tmp_path: Path, origin: Origin)
     edited_in_place(view, replica)
     replica.make_ready()
     assert DRAFT not in os.listdir(tmp_path / "config/revisions")
+
+
+class LinklessFs(FaultyFs):
+    """Knows no second name for a file."""
+
+    def link_all(self, source: str, target: str, names: Iterable[str], tolerated: Container[int]) -> list[str]:
+        """None of them."""
+        self.count("link_all", Path(target))
+        return list(names)
+
+
+def test_where_files_have_one_name_nothing_is_prepared(tmp_path: Path, origin: Origin) -> None:
+    """And it is not tried every minute."""
+    fs = LinklessFs()
+    replica = open_replica(tmp_path / "config", fs)
+    run(replica, origin, origin.put("global/b", "b"))
+    replica.make_ready()
+    assert DRAFT not in os.listdir(tmp_path / "config/revisions")
+    fs.log.clear()
+    replica.make_ready()
+    assert fs.log == []
+    run(replica, origin, origin.put("global/b", "c"))
+    assert content(tmp_path / "config/current") == {"b": b"c"}
 
 
 def test_a_new_process_begins_without_a_draft(tmp_path: Path, origin: Origin) -> None:
