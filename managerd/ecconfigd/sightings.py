@@ -7,7 +7,8 @@ before does not count as said now (``fresh``), until it says so again.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Literal, TypeAlias
 
 from jlogd.attach.messages import Report, State
@@ -108,23 +109,24 @@ def merged(old: NodeEntry, before: Sightings, after: Sightings, teller: str, now
 
 def same(one: NodeEntry, other: NodeEntry) -> bool:
     """Whether nobody who follows the node has to hear of it: only when it was seen, or a report's number, differs."""
-    return _bare(one) == _bare(other)
+    return _facts(one) == _facts(other) and _same_words(one.report, other.report)
 
 
 def same_sighting(one: Sighting | None, other: Sighting | None) -> bool:
     """Whether both are of one session, and say the same."""
     if one is None or other is None:
         return one is other
-    return one.session == other.session and _unnumbered(one.report) == _unnumbered(other.report)
+    return one.session == other.session and _same_words(one.report, other.report)
 
 
-def _bare(entry: NodeEntry) -> NodeEntry:
-    return replace(entry, last_seen_ns=0, report=_unnumbered(entry.report))
+_facts = attrgetter(*(field.name for field in fields(NodeEntry) if field.name not in {"last_seen_ns", "report"}))
+_words = attrgetter(*(field.name for field in fields(Report) if field.name != "number"))  # each session counts its own
 
 
-def _unnumbered(report: Report | None) -> Report | None:
-    """Each session counts its own reports."""
-    return replace(report, number=0) if report is not None else None
+def _same_words(one: Report | None, other: Report | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(_words(one) == _words(other))
 
 
 def _age(report: Report, *, direct: bool) -> tuple[int, int, bool]:
