@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import grpc.aio
+
 from jlogd.runtime.errors import JlogdError, UnavailableError
 from jlogd.runtime.rpc import TlsFiles
 from managerd.ecconfigd.nodes import Here, Registry
@@ -34,12 +36,17 @@ BATCH: Final = 200  # nodes in one message: the other side takes them in without
 
 @dataclass(slots=True)
 class _Listener:
-    """One other manager. ``news``: by node, the newest that it was not told."""
+    """One other manager. ``news``: by node, the newest that it was not told. ``delay_s``: until it is dialled again."""
 
     peer: Peer
     news: dict[str, Here] = field(default_factory=dict)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     problem: str = ""
+    delay_s: float = field(default_factory=lambda: BACKOFF_MIN_S)
+
+    def heard(self) -> None:
+        """It listens: whatever comes next is new."""
+        self.problem, self.delay_s = "", BACKOFF_MIN_S
 
 
 class Teller:
@@ -75,7 +82,6 @@ class Teller:
             listener.woken.set()
 
     async def _keep(self, listener: _Listener) -> None:
-        delay_s = BACKOFF_MIN_S
         while True:
             try:
                 await self._tell(listener)
@@ -83,8 +89,8 @@ class Teller:
                 self._note(listener, error)
             except Exception:
                 log.exception("%s is not told of nodes", listener.peer.address)
-            delay_s = BACKOFF_MIN_S if listener.problem == "" else min(2 * delay_s, BACKOFF_MAX_S)
-            await asyncio.sleep(delay_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(listener.delay_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+            listener.delay_s = min(2 * listener.delay_s, BACKOFF_MAX_S)
 
     async def _tell(self, listener: _Listener) -> None:
         """As long as it hears us. UnavailableError, and whatever it refuses us with."""
@@ -94,13 +100,14 @@ class Teller:
             listener.news = {here[0]: here for here in self._registry.here()}  # what waited until now is in there
             await _say_all(call, listener)
             await _say(call, pb.TellRequest(whole=True))
-            listener.problem = ""
             while not call.done():
                 if await _woken(listener):
                     await asyncio.sleep(GATHER_S)
                     await _say_all(call, listener)
                 else:
                     await _say(call, pb.TellRequest())
+                if not call.done():  # a refusal comes after what was written meanwhile
+                    listener.heard()
             await _ended(call)
 
     def _note(self, listener: _Listener, error: JlogdError) -> None:
@@ -138,7 +145,7 @@ async def _say(call: Telling, message: pb.TellRequest) -> None:
             await call.write(message)
     except TimeoutError:
         raise UnavailableError(f"it read nothing for {WRITE_S:g} s") from None
-    except asyncio.InvalidStateError:  # it has ended already
+    except (asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it has ended: its own words, not those about the write
         await _ended(call)
 
 

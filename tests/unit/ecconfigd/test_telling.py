@@ -30,7 +30,7 @@ from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
 from tests.support import certificates
 from tests.support.attaching import report
-from tests.support.managers import Member, members, until
+from tests.support.managers import WAIT_S, Member, members, until
 from tests.support.serving import channel, run, served
 
 
@@ -167,6 +167,31 @@ def test_many_nodes_come_in_messages_of_bounded_size(tmp_path: Path) -> None:
             assert len(shown(m1)) == telling.BATCH + 1
 
     run(story())
+
+
+def test_a_manager_that_refuses_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its refusal comes after the first words were written, each time anew; the pauses grow all the same."""
+    refused = asyncio.Semaphore(0)
+
+    async def refuse(_call: calls.Call, _requests: object) -> None:
+        refused.release()
+        raise RefusedError("take its own address out")
+
+    async def story() -> None:
+        service = pb.DESCRIPTOR.services_by_name["ReplicaService"]
+        handler = handler_of(service, {method.name: refuse for method in service.methods}, DenyList(None))
+        async with served(handler) as address:
+            teller = telling.Teller(
+                Registry(tmp_path / NODES_FILE, manager="m1"), manager="m1", peers=[address], tls=None
+            )
+            await teller.begin()
+            async with asyncio.timeout(WAIT_S):
+                for _ in range(6):
+                    await refused.acquire()
+            await teller.end(WAIT_S)
+
+    run(story())
+    assert caplog.text.count("is not told of nodes: take its own address out") == 1
 
 
 # ---------------------------------------------------------------------- the hearing end
