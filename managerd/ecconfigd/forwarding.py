@@ -14,6 +14,7 @@ import grpc.aio
 from jlogd.runtime.errors import DeadlineError, JlogdError, RefusedError, UnavailableError
 from jlogd.runtime.rpc import REASON_KEY, call_error, never_sent
 from managerd.ecconfigd.calls import Call, Caller
+from managerd.ecconfigd.verdict import Verdict
 from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
 
@@ -47,12 +48,13 @@ class Forwarding:
         header = first.header if isinstance(first, pb.CommitRequest) else first
         header.on_behalf_of = caller.identity
         onward = getattr(stub, method)(timeout=_time_left(call))
+        verdict = Verdict(onward)
         try:
             await _pump(call, first, onward)
             return await onward
         except grpc.aio.AioRpcError as error:
             tries = isinstance(first, pb.CommitRequest) and (header.dry_run or header.prepare)
-            raise self._failed(error, "" if tries else method) from error
+            raise self._failed(verdict.of(error), "" if tries else method) from error
         finally:
             onward.cancel()  # no effect on one that ended
 
@@ -81,7 +83,8 @@ class Forwarding:
 async def _pump(call: Call, first: Any, onward: Any) -> None:
     """Send until the caller's end, or until the writer has answered: it may refuse before it has read everything."""
     message = first
-    with contextlib.suppress(asyncio.InvalidStateError):  # answered already
+    # Answered already, perhaps in the middle of a write: what is told is the answer, not what became of the write.
+    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
         while message is not None:
             if onward.done():
                 return

@@ -20,6 +20,7 @@ from jlogd.runtime.names import is_name
 from jlogd.runtime.rpc import REASON_KEY, TlsFiles, call_error
 from managerd.ecconfigd.channels import open_channel
 from managerd.ecconfigd.transit import Transit
+from managerd.ecconfigd.verdict import Verdict
 from managerd.v1 import config_pb2 as pb
 from managerd.v1 import config_pb2_grpc as pb_grpc
 
@@ -117,10 +118,11 @@ class Peer:
     async def tell(self) -> AsyncIterator[Telling]:
         """A call that tells it of nodes, as long as the body runs; what the call fails with there is one of ours."""
         call = self._replica().Tell()
+        verdict = Verdict(call)
         try:
             yield call
         except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
+            raise self._failed(verdict.of(error)) from error
         finally:
             call.cancel()  # no effect on one that ended
 
@@ -132,10 +134,11 @@ class Peer:
         return pb_grpc.ReplicaServiceStub(self._ours)
 
     async def _call(self, call: Awaitable[_Answer]) -> _Answer:
+        verdict = Verdict(call)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
+            raise self._failed(verdict.of(error)) from error
 
     def _failed(self, error: grpc.aio.AioRpcError) -> JlogdError:
         """As one of ours. A line that is broken is given up: the next one reads the certificate's files again."""
