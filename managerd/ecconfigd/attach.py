@@ -127,8 +127,8 @@ class AttachService:
             await self._tell_some([session for session in some if session in self._sessions])
 
     async def _tell_some(self, sessions: Sequence[LiveAttach]) -> None:
-        asks = {session: wants for session in sessions if (wants := session.wants()) is not None}
         try:
+            asks = {session: wants for session in sessions if (wants := session.wants()) is not None}
             gifts = await self._targets.gifts(list(asks.values())) if asks else []
         except Exception:  # they fetch what they need
             log.exception("%s: nodes get no packs beside their targets", self._manager)

@@ -212,11 +212,11 @@ class LiveAttach:
 
     def _send(self, effect: at.Send) -> None:
         if isinstance(effect.message, Reported) and effect.message.number:
-            self._reported = effect.message
-            if effect.later:
-                asyncio.get_running_loop().call_later(LATER_S, self._speaker.wake)
-            else:
+            earlier, self._reported = self._reported, effect.message
+            if not effect.later:
                 self._speaker.wake()
+            elif earlier is None:  # else it goes with that one
+                asyncio.get_running_loop().call_later(LATER_S, self._speaker.wake)
         else:
             self._speaker.say(effect.message)
 
