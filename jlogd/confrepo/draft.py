@@ -38,6 +38,7 @@ class Draft:
 
     id: m.CommitId  # of the view that it is a copy of
     inodes: Mapping[str, int]
+    stamps: Mapping[str, tuple[int, int]]  # directory → inode and time: other names in it are seen by these
 
     def copies(self, before: Before) -> bool:
         """Whether it is ``before``, file by file, as that is now."""
@@ -56,7 +57,8 @@ def make(views: Views, manifest: Manifest) -> Draft | None:
             _discard(views)
             return None
     copied = _inodes(scan(str(target)))
-    return Draft(manifest.id, copied) if copied == _inodes(found) else None
+    stamps = _stamps(target, ["", *_directories(found)])
+    return Draft(manifest.id, copied, stamps) if copied == _inodes(found) else None
 
 
 def _discard(views: Views) -> None:
@@ -89,7 +91,7 @@ def lay_out_in(
     views: Views, draft: Draft, point: tuple[m.CommitId, m.Revision], plan: Plan, content: Content, before: Before
 ) -> Laid | None:
     """As ``layout.lay_out``; None, and nothing was done, when the draft does not do."""
-    if not draft.copies(before):
+    if not draft.copies(before) or _stamps(views.revisions / DRAFT, draft.stamps) != draft.stamps:
         return None
     old = before.manifest.files
     keys = {path: key_of(entries) for path, entries in plan.items()}
@@ -152,6 +154,14 @@ def _as_found(item: Item, now: os.stat_result) -> Item:
 
 def _inodes(found: Found) -> dict[str, int]:
     return {path: now.st_ino for path, now in found.items()}
+
+
+def _stamps(target: Path, directories: Iterable[str]) -> dict[str, tuple[int, int]]:
+    found = ((directory, os.stat(f"{target}/{directory}", follow_symlinks=False)) for directory in directories)
+    try:
+        return {directory: (status.st_ino, status.st_mtime_ns) for directory, status in found}
+    except OSError:
+        return {}  # somebody removed it
 
 
 def _directories(paths: Iterable[str]) -> list[str]:

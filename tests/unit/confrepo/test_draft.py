@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
@@ -166,6 +167,18 @@ def test_local_changes_are_carried_on_although_there_is_a_draft(tmp_path: Path, 
     edited_in_place(view, replica)
     assert not from_draft(fs, lambda: run(replica, origin, origin.put("global/a", "2")))
     assert content(tmp_path / "config/current") == {"a": b"2", "b": b"edited here"}
+
+
+@pytest.mark.parametrize("what", ["", "sub", "sub/b"])
+def test_a_draft_that_somebody_removed_is_not_missed(tmp_path: Path, origin: Origin, fs: FaultyFs, what: str) -> None:
+    """All of it or one file: the revision is laid out at once, whole, nothing fails first."""
+    replica = open_replica(tmp_path / "config", fs)
+    run(replica, origin, origin.commit(put("global/a", "1") | put("global/sub/b", "b")))
+    replica.make_ready()
+    gone = tmp_path / "config/revisions" / DRAFT / what
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert not from_draft(fs, lambda: run(replica, origin, origin.put("global/a", "2")))
+    assert content(tmp_path / "config/current") == {"a": b"2", "sub/b": b"b"}
 
 
 def test_a_view_with_local_changes_gets_no_draft(tmp_path: Path, origin: Origin) -> None:
