@@ -367,6 +367,8 @@ class Configurer:
 
     def _tidy(self, *, thorough: bool = False) -> None:
         self._later.pop(self._tidy, None)
+        if self._unsaved:  # after a crash the memory on the disk may need what ours does not
+            return
         try:
             self._replica.tidy([point.id for point in self._decider.needed], thorough=thorough)
         except JlogdError as error:

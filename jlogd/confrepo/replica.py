@@ -201,6 +201,7 @@ class Replica:
         ready, self._draft = self._draft, None
         if ready is None or before is None:
             return None
+        self._drafted = None  # should the view stay after all, it gets another one
         return draft.lay_out_in(self.views, ready, point, plan, self._content, before)
 
     def make_ready(self) -> None:

@@ -9,7 +9,9 @@
   valid protobuf all the same (field 3, length-delimited).
 """
 
+import contextlib
 import hashlib
+import importlib
 import ipaddress
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +22,6 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc import _common as _grpc_common
 
 from jlogd.runtime import errors
 from jlogd.runtime.errors import JlogdError, SettingsError
@@ -38,7 +39,8 @@ ROLES = ("node", "manager", "operator")
 
 # Whoever waits for a message looks around ten times a second, so that Python 2 ran its signal handlers in time. Today a
 # signal ends such a wait, and it was a third of what an idle node did. A gRPC that has no such name takes no notice.
-_grpc_common.MAXIMUM_WAIT_TIMEOUT = 10.0
+with contextlib.suppress(ImportError):
+    importlib.import_module("grpc._common").MAXIMUM_WAIT_TIMEOUT = 10.0  # type: ignore[attr-defined]
 
 Options: TypeAlias = list[tuple[str, int | str]]
 

@@ -93,6 +93,7 @@ def merged(old: NodeEntry, before: Sightings, after: Sightings, teller: str, now
     said = {manager: seen.report for manager, seen in after.items() if seen.report is not None}
     newest = max(said, key=lambda manager: _age(said[manager], direct=manager == teller), default=None)
     last = after.get(teller)
+    report = said[newest] if newest is not None and last is not None else old.report  # who goes takes no word back
     lasted = any(manager in before and before[manager].session == seen.session for manager, seen in after.items())
     return replace(
         old,
@@ -101,9 +102,9 @@ def merged(old: NodeEntry, before: Sightings, after: Sightings, teller: str, now
         attached=bool(after),
         last_seen_ns=now_ns,
         changed_ns=now_ns if (after or before) and not lasted else old.changed_ns,
-        report=said[newest] if newest is not None else old.report,
+        report=report,
         via=tuple(sorted(after)) or old.via,
-        fresh=newest is not None,
+        fresh=newest is not None and (last is not None or old.fresh),
     )
 
 

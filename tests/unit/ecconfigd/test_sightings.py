@@ -55,10 +55,13 @@ def test_of_one_state_the_target_decides_then_who_came_last() -> None:
 
 
 def test_it_is_attached_while_one_sees_it() -> None:
-    """The last one gone, it is offline, and keeps what was known, and via whom."""
+    """The last one gone, it is offline, and keeps what was known, and via whom. Its newest word stays its newest."""
     both = [("m1", said(10)), ("m2", said(20))]
     left = after(*both, ("m2", None))
-    assert (left.state, left.via, left.changed_ns, word(left).since_ns) == ("applied", ("m1",), 1, 10)
+    assert (left.state, left.via, left.changed_ns, word(left).since_ns) == ("applied", ("m1",), 1, 20)
+    assert left.fresh
+    again = after(*both, ("m2", None), ("m1", said(30)))
+    assert word(again).since_ns == 30
     gone = after(*both, ("m1", None), ("m2", None))
     assert (gone.state, gone.via, gone.changed_ns, gone.fresh, word(gone).since_ns) == (
         "offline",
