@@ -93,9 +93,10 @@ def _row(node: pb.Node) -> tuple[object, ...]:
 class Awaited:
     """Which nodes are to run a revision, and what is known of each. Pure."""
 
-    def __init__(self, revision: pb.Revision, names: Sequence[str]) -> None:
-        """Nothing is known of anybody."""
+    def __init__(self, revision: pb.Revision, names: Sequence[str], *, attached: bool = False) -> None:
+        """Nothing is known of anybody. ``attached``: what a node said before it went away does not count."""
         self._wanted = revision
+        self._attached = attached
         self._rollout: pb.RolloutState | None = None
         self.known: dict[str, pb.Node | None] = dict.fromkeys(sorted(names))
 
@@ -121,6 +122,12 @@ class Awaited:
         return [name for name, node in self.known.items() if node is None or not self._runs(node)]
 
     @property
+    def offline(self) -> list[str]:
+        """Those of the missing ones that were seen once, and are not attached now."""
+        known = ((name, self.known[name]) for name in self.missing)
+        return [name for name, node in known if node is not None and not node.attached]
+
+    @property
     def failures(self) -> list[str]:
         """One line for each that will not run it by itself."""
         return [
@@ -134,6 +141,8 @@ class Awaited:
 
     def _runs(self, node: pb.Node) -> bool:
         """Main is a line: a later revision contains it. One of the same number must be the same one."""
+        if self._attached and not node.attached:
+            return False
         if node.revision == self._wanted.revision:
             return node.id == self._wanted.id and node.reported == "applied"
         return node.revision > self._wanted.revision
@@ -143,7 +152,7 @@ class Awaited:
 @click.argument("rev", default="HEAD")
 @click.option("--timeout", metavar="T", help="Give up after this long (10s, 5m) with exit 7. Default: wait for ever.")
 @click.option("--node", "names", metavar="NODE", multiple=True,
-              help="Wait for this node, also when it is offline. Default: all that are attached now.")  # fmt: skip
+              help="Wait until this node is attached and runs it. Default: all that are attached now.")  # fmt: skip
 @json_option
 @pass_connection
 def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[str, ...], as_json: bool) -> None:
@@ -164,18 +173,19 @@ def wait(connection: Connection, *, rev: str, timeout: str | None, names: tuple[
         if not found:
             raise RefusedError("the repository is empty: there is no revision to wait for")
         revision = found[0]
-        chosen = list(names) or _attached(client.nodes().nodes)
+        found_nodes = client.nodes().nodes
+        chosen = list(names) or _attached(found_nodes)
         held = reason_now(client, revision, chosen)
     if not as_json:
         _note_held(held)
-    awaited = Awaited(revision, chosen)
+        _note_away(chosen, found_nodes)
+    awaited = Awaited(revision, chosen, attached=bool(names))
     bar = Bar(f"r{revision.revision}", len(chosen))
     try:
         _wait(connection, awaited, deadline, bar)
     except DeadlineError:
-        missing = _list(awaited.missing)
         why = (awaited.held if any(awaited.known.values()) else held) or "see 'eccfg nodes'"
-        raise DeadlineError(f"{missing} did not get to r{revision.revision} within {timeout}: {why}") from None
+        raise DeadlineError(f"{_late(awaited, f'r{revision.revision} within {timeout}')}: {why}") from None
     finally:
         bar.close()
     if as_json:
@@ -189,6 +199,22 @@ def _note_held(held: str) -> None:
     """Else nobody understands what nodes wait for."""
     if held:
         note(f"note: {printable(held)}")
+
+
+def _note_away(chosen: Sequence[str], found: Sequence[pb.Node]) -> None:
+    """Else nobody sees a name that is mistyped, or a node that is off, while the wait has no end."""
+    attached = {node.name for node in found if node.attached}
+    away = [name for name in chosen if name not in attached]
+    if away:
+        note(f"note: not attached now, waiting until that changes: {_list(away)}")
+
+
+def _late(awaited: Awaited, what: str) -> str:
+    """``what``: "r7 within 10s". An offline node may have run it when it was last seen: that is not said to be wrong."""
+    offline = awaited.offline
+    late = [name for name in awaited.missing if name not in set(offline)]
+    parts = [f"{_list(offline)} offline, not seen to run {what}"] if offline else []
+    return "; ".join([*parts, f"{_list(late)} did not get to {what}"] if late else parts)
 
 
 def _attached(found: Sequence[pb.Node]) -> list[str]:

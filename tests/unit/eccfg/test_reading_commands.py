@@ -260,6 +260,26 @@ def test_wait_ends_with_7_and_says_who_is_missing(m1: Hosted, eccfg: Eccfg) -> N
     assert eccfg("wait", "r1", "--timeout", "soon").code == 2
 
 
+def test_a_node_that_is_named_must_be_attached_to_count(m1: Hosted, eccfg: Eccfg) -> None:
+    """What it ran when it was last seen is not what it runs; it is named as offline, and counts when it is back."""
+    first = m1.commit({"global/a": "1"})
+    m1.node("web3", report(1, commit_id=first.id))
+    m1.do(gone(m1, "web3"))
+    waited = eccfg("wait", "r1", "--timeout", "0.3", "--node", "web3", "--node", "web9")
+    assert waited.code == 7
+    assert "note: not attached now, waiting until that changes: web3, web9\n" in waited.err
+    assert "web3 offline, not seen to run r1 within 0.3; web9 did not get to r1 within 0.3: see" in waited.err
+
+    def back() -> None:
+        m1.watched()
+        m1.node("web3", report(1, commit_id=first.id))
+
+    later = threading.Thread(target=back)
+    later.start()
+    assert eccfg("wait", "r1", "--timeout", "20s", "--node", "web3").code == 0
+    later.join()
+
+
 @pytest.mark.parametrize("state", ["refused", "rolled_back"])
 def test_wait_ends_with_6_when_a_node_will_not_take_it(m1: Hosted, eccfg: Eccfg, state: str) -> None:
     """At once, with the node's error; one about an older revision is another matter."""
