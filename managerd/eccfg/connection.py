@@ -81,7 +81,7 @@ class Connection:
     ) -> None:
         """Nothing is read yet; commands that need no manager need no settings."""
         self.options = options
-        self.directory = directory.absolute()
+        self.directory = Path(os.path.realpath(directory))  # as after a cd: "fleet/.." is not inside of fleet
         self.environment = environment
         self.fs = fs
         self.settings_file = settings_path(environment)

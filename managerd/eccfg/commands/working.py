@@ -1,6 +1,7 @@
 """``eccfg clone | status | add | rm | restore``: the working copy, mostly without a manager."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ def clone(connection: Connection, directory: Path, *, as_json: bool) -> None:
     Example:
       eccfg --manager m1:7440 clone fleet && cd fleet
     """
-    root = connection.directory / directory
+    root = Path(os.path.realpath(connection.directory / directory))  # "../other" is not inside of where we are
     if find_root(root.parent) is not None:
         raise UsageError(f"{root.parent} is in a working copy already: choose another place")
     if root.exists() and not _is_free(root):

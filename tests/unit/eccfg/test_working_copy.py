@@ -50,6 +50,19 @@ def test_clone_leaves_alone_what_is_there(eccfg: Eccfg, tmp_path: Path, copy: Pa
     assert "working copy already" in inside.err
 
 
+def test_clone_beside_a_working_copy_from_inside_of_it(eccfg: Eccfg, tmp_path: Path, copy: Path) -> None:
+    """``..`` leads out of it; -C with one as well; into it by a link is inside."""
+    beside = eccfg("clone", "../beside", "--json")
+    assert (beside.code, beside.err) == (0, "")
+    assert beside.json()["directory"] == str(tmp_path / "beside")
+    assert (tmp_path / "beside" / "global/app.toml").exists()
+    assert eccfg("status", at=copy / "..").code == 2
+    (tmp_path / "link").symlink_to(copy)
+    inside = eccfg("clone", "link/inner", at=tmp_path)
+    assert inside.code == 2
+    assert "is in a working copy already" in inside.err
+
+
 def test_clone_of_an_empty_repository_says_what_to_do(server: ConfigServer, eccfg: Eccfg, tmp_path: Path) -> None:
     server.revisions.clear()
     refused = eccfg("clone", "copy", at=tmp_path)
