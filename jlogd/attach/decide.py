@@ -13,6 +13,7 @@
     PROBATION    HealthChecked, ill                RETURNING    Remember, GoBack
     PROBATION    time is over                      SETTLED      -
     PROBATION    there is something else to follow BRINGING     Say, Bring
+    SETTLED, PROBATION: all managers lost since    RETURNING    Remember, GoBack (``aftermath``)
     RETURNING    GoneBack                          SETTLED      Remember, Say
 
 Bring, Activate, GoBack and CheckHealth are answered by one event each before anything else comes in. Invariants:
@@ -29,6 +30,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any, ClassVar, Final
 
+from jlogd.attach.aftermath import Aftermath
 from jlogd.attach.choose import Asked, Chooser
 from jlogd.attach.events import (
     Activate,
@@ -71,6 +73,9 @@ class Phase(Enum):
     RETURNING = auto()
 
 
+_QUIET: Final = frozenset({Phase.SETTLED, Phase.PROBATION})
+
+
 @dataclass(frozen=True, slots=True)
 class _Return:
     """A way back under way."""
@@ -103,6 +108,7 @@ class Decider:
         self._check_s = 0.0  # the next health check
         self._trial: Trial | None = None  # on probation
         self._return: _Return | None = None
+        self._aftermath = Aftermath(confirm_s)
         self._doubt: tuple[Point, float] | None = None  # taken back without a word from a manager; until when
 
     @property
@@ -117,7 +123,8 @@ class Decider:
         """Revisions that must stay laid out."""
         memory = self.memory
         points = [memory.running, memory.trial.point if memory.trial is not None else None]
-        if memory.trial is not None or self.phase in {Phase.PROBATION, Phase.RETURNING}:
+        going_back = self.phase in {Phase.PROBATION, Phase.RETURNING} or self._aftermath.watching
+        if memory.trial is not None or going_back:
             points.append(memory.before)
         return [point for point in points if point is not None]
 
@@ -131,6 +138,8 @@ class Decider:
             times.append(self._doubt[1])
         if self.phase is Phase.UNCONFIRMED:
             times.append(self._deadline_s)
+        if self.phase in _QUIET:
+            times.append(self._aftermath.due_s)
         if self.phase is Phase.PROBATION:
             times += [self._deadline_s, self._check_s, self._chooser.due_s]
         return min((time for time in times if time is not None), default=None)
@@ -168,9 +177,15 @@ class Decider:
 
     def _looked(self, event: Looked) -> list[Effect]:
         self._asked, self._managers = dict(event.asked), event.managers
+        self._aftermath.looked(self._now_s, attached=bool(self._asked))
         return self._next()
 
     def _due(self, _event: Due) -> list[Effect]:
+        cut_off = self._aftermath.taken_back(self._now_s) if self.phase in _QUIET else None
+        if cut_off is not None:
+            return self._take_back(
+                cut_off, "no manager could be reached any more soon after it was applied", doubtful=True
+            )
         effects: list[Effect] = []
         if self._doubt is not None and self._now_s >= self._doubt[1]:
             self.memory = self.memory.forgiving(self._doubt[0].id)
@@ -194,7 +209,7 @@ class Decider:
 
     def _next(self) -> list[Effect]:
         """In SETTLED and PROBATION: follow what is to be followed."""
-        if self.phase not in {Phase.SETTLED, Phase.PROBATION}:
+        if self.phase not in _QUIET:
             return []
         target = self._goal()
         if target is None:
@@ -278,6 +293,7 @@ class Decider:
     def _activate(self, trial: Trial, *, first: bool = True) -> list[Effect]:
         """``first``: nothing is swapped that is not remembered."""
         self.phase = Phase.APPLYING
+        self._aftermath.end()
         old = self.memory.running
         self.memory = replace(self.memory, trial=trial)
         self.memory = self.memory.told("pending", trial.point, trial.serial, "", self._now_ns)
@@ -312,6 +328,7 @@ class Decider:
         on_probation = bool(trial.health) and trial.trial_s > 0
         self.phase = Phase.PROBATION if on_probation else Phase.SETTLED
         self._trial = trial if on_probation else None
+        self._aftermath.begin(trial, self._now_s)
         self._deadline_s, self._check_s = self._now_s + trial.trial_s, self._now_s + HEALTH_EVERY_S
         return [Remember(later=True), Say(), Tidy(), *self._next()]
 
@@ -352,10 +369,13 @@ class Decider:
         trial = self._trial
         if not event.error or trial is None:
             return []
-        # Remembered first: whoever is killed now must not think that it is well.
+        return self._take_back(trial, event.error)
+
+    def _take_back(self, trial: Trial, why: str, *, doubtful: bool = False) -> list[Effect]:
+        """One that was confirmed. Remembered first: whoever is killed now must not think that it is well."""
         trial = replace(trial, serial=self.memory.serial, attempts=ATTEMPTS_MAX)
         self.memory = replace(self.memory, running=self.memory.before, before=None, trial=trial)
-        return [Remember(), *self._go_back(event.error)]
+        return [Remember(), *self._go_back(why, doubtful=doubtful)]
 
     # ------------------------------------------------------------------ RETURNING
 
@@ -363,6 +383,7 @@ class Decider:
         """``doubtful``: the revision may not be to blame; ``again``: it is not, and is tried again after a pause."""
         trial = self._the_trial()
         self.phase, self._trial = Phase.RETURNING, None
+        self._aftermath.end()
         self._return = _Return(trial.point, why, doubtful, again)
         return [GoBack(self.memory.running, trial.point)]
 

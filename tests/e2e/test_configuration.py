@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.daemon import Result, until
 from tests.support.fleet import Fleet, Manager, Node, Tail
+from tests.support.relay import Relay
 
 WAIT_S = 30.0
 
@@ -134,6 +135,31 @@ def test_a_revision_that_cuts_the_node_off_reverts_by_itself(fleet: Fleet, tmp_p
     fixed = fleet.eccfg("delete", "global/cut", "-m", "no cut")
     assert fixed.code == 0, fixed.err
     runs(node, cut + 1)
+
+
+def test_a_cut_that_comes_after_the_confirmation_reverts_too(fleet: Fleet) -> None:
+    """As with a firewall that lets established connections live for a moment."""
+    manager = fleet.manager("m1", config='writer = "m1"')
+    node = fleet.node("n1", [], [manager], config='confirm_timeout = "2s"')
+    manager.start()
+    manager.ready()
+    relay = Relay(manager.address)
+    node.settings.write_text(node.settings.read_text().replace(manager.address, relay.address))
+    node.start()
+    node.ready()
+    first = commit(fleet, "global/a", "1")
+    runs(node, first)
+    cut = commit(fleet, "global/cut", "x")
+    runs(node, cut)
+    relay.close()
+    until(lambda: not (node.view / "cut").exists(), WAIT_S, "it reverts")
+    relay = Relay(manager.address, int(relay.address.rpartition(":")[2]))
+    try:
+        until(lambda: config(node)["managers"][0]["state"] == "attached", WAIT_S, "it is back")
+        assert (config(node)["revision"], config(node)["state"]) == (first, "rolled_back")
+        assert "no manager could be reached any more" in config(node)["error"]
+    finally:
+        relay.close()
 
 
 def test_the_section_may_come_and_go_while_jlogd_runs(fleet: Fleet, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Node and manager over real gRPC with mutual TLS: delivery, and what happens when either is cut off."""
 
-import contextlib
 import shutil
-import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +11,7 @@ import pytest
 from jlogd.forward import Forwarder
 from jlogd.journal import Journal
 from tests.support.faulty_fs import FaultyFs
+from tests.support.relay import Relay
 from tests.support.sessions import Bench, Node, bench, until
 
 
@@ -28,51 +27,6 @@ def acknowledged(node: Node, offset: int) -> bool:
 
 def streams(forwarder: Forwarder) -> bool:
     return bool(forwarder.status()["state"] == "streaming")
-
-
-class Relay:
-    """A TCP relay that can cut every connection through it."""
-
-    def __init__(self, target: str) -> None:
-        """Listen on loopback and connect each caller to ``target``."""
-        host, port = target.rsplit(":", 1)
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._pairs: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """Break every connection, as a router that forgets."""
-        pairs, self._pairs = self._pairs, []
-        for one in pairs:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def close(self) -> None:
-        """No more connections."""
-        self._listener.close()
-        self.cut()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                caller, _ = self._listener.accept()
-                there = socket.create_connection(self._target)
-            except OSError:
-                return
-            self._pairs += [caller, there]
-            for source, target in ((caller, there), (there, caller)):
-                threading.Thread(target=_pump, args=(source, target), daemon=True).start()
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while piece := source.recv(1 << 16):
-            target.sendall(piece)
-    except OSError:
-        pass
 
 
 def test_lines_arrive_in_order_and_are_acknowledged(fleet: Bench) -> None:

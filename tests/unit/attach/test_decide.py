@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jlogd.attach.aftermath import WATCH_S
 from jlogd.attach.choose import FOREIGN_WAIT_S, LOWER_WAIT_S, Chooser
 from jlogd.attach.decide import ATTEMPTS_MAX, HEALTH_EVERY_S, SKIPPED_MAX, Decider, Phase
 from jlogd.attach.events import (
@@ -305,6 +306,49 @@ def test_managers_that_were_away_are_not_the_revision_s_fault_a_few_times() -> N
     node = Node(node.memory)
     assert node.asked(target(2)) == []
     assert node.asked(target(2, 5))[-1] == Bring(target(2, 5))
+
+
+# ---------------------------------------------------------------------- cut off, after it was confirmed
+
+
+def test_a_cut_soon_after_the_confirmation_is_taken_back() -> None:
+    """Nobody is attached for as long as an unconfirmed revision would have had; the one before is kept until then."""
+    node = Node().runs(1).runs(2)
+    assert point(1) in node.decider.needed
+    assert node.asked(after_s=WATCH_S - 1) == []
+    assert node.decider.due_s == node.now_s + CONFIRM_S
+    assert node.step(Due(), CONFIRM_S - 1) == []
+    assert node.step(Due(), 1) == [Remember(), GoBack(point(1), point(2))]
+    assert held(node)[::2] == (point(1), Trial(point(2), Serial(2), attempts=ATTEMPTS_MAX))
+    assert node.step(GoneBack()) == [Remember(), Say(confirm=True)]
+    assert said(node)[:2] == ("rolled_back", 2)
+    assert "no manager could be reached any more" in said(node)[2]
+    assert node.step(Heard()) == node.asked(target(2)) == []
+    assert node.asked(target(3))[-1] == Bring(target(3))
+
+
+def test_managers_that_come_back_in_time_leave_it_alone() -> None:
+    """Each time that they go; and what is lost later is nobody's fault."""
+    node = Node().runs(1).runs(2)
+    for _ in range(2):
+        assert node.asked(after_s=1) == []
+        assert node.step(Due(), CONFIRM_S / 10) == []
+        assert node.asked(target(2), after_s=1) == []
+    assert node.asked(target(2), after_s=WATCH_S) == []
+    assert node.decider.needed == [point(2)]
+    assert node.asked(after_s=1) == []
+    assert node.step(Due(), 10 * CONFIRM_S) == []
+    assert said(node)[:2] == ("applied", 2)
+
+
+def test_the_next_revision_is_judged_by_itself() -> None:
+    """A trial that is under way has its own time."""
+    node = Node().runs(1).runs(2)
+    node.asked(target(3), after_s=1)
+    node.step(Brought())
+    assert node.step(Activated()) == [Say(confirm=True)]
+    assert node.asked(after_s=1) == []
+    assert node.step(Due(), CONFIRM_S) == [GoBack(point(2), point(3))]
 
 
 # ---------------------------------------------------------------------- health
