@@ -37,6 +37,7 @@ LAYERS = {
     "jlogd.attach.memory": 1,
     "jlogd.attach.choose": 1,
     "jlogd.attach.events": 1,
+    "jlogd.attach.aftermath": 1,
     "jlogd.attach.decide": 1,
     "managerd.ecconfigd.access": 1,
     "managerd.ecconfigd.attach_session": 1,
