@@ -38,7 +38,7 @@ LAZY = {
     "effective": "managerd.eccfg.commands.reading:effective",
     "nodes": "managerd.eccfg.commands.nodes:nodes",
     "wait": "managerd.eccfg.commands.nodes:wait",
-    "watch": "managerd.eccfg.commands.nodes:watch",
+    "watch": "managerd.eccfg.commands.watching:watch",
     "rollout": "managerd.eccfg.commands.rollout:rollout",
     "export": "managerd.eccfg.commands.bundles:export_",
     "import": "managerd.eccfg.commands.bundles:import_",

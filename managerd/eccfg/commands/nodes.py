@@ -1,18 +1,16 @@
-"""``eccfg nodes | wait | watch``: who runs what, until everybody runs it, and what happens meanwhile."""
+"""``eccfg nodes | wait``: who runs what, and until everybody runs it."""
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from jlogd.render import json_line, json_option, note, print_json, print_table, printable, stdout_bytes
+from jlogd.render import json_option, note, print_json, print_table, printable
 from jlogd.runtime.arguments import check_name, format_time, parse_timeout_s
 from jlogd.runtime.errors import DeadlineError, RefusedError, UnavailableError
 from managerd.eccfg.client import Client
-from managerd.eccfg.commands.history import UNREADABLE
-from managerd.eccfg.commands.history import document as revision_document
 from managerd.eccfg.connection import Connection, pass_connection
 from managerd.eccfg.held import reason, reason_now, told_older
 from managerd.eccfg.outcome import short
@@ -210,7 +208,7 @@ def _note_away(chosen: Sequence[str], found: Sequence[pb.Node]) -> None:
 
 
 def _late(awaited: Awaited, what: str) -> str:
-    """``what``: "r7 within 10s". An offline node may have run it when it was last seen: that is not said to be wrong."""
+    """``what``: "r7 within 10s". An offline node may run it: nobody says that it does not."""
     offline = awaited.offline
     late = [name for name in awaited.missing if name not in set(offline)]
     parts = [f"{_list(offline)} offline, not seen to run {what}"] if offline else []
@@ -288,91 +286,3 @@ class Bar:
         """Wipe the line."""
         if self._shown:
             click.echo("\r\x1b[K", err=True, nl=False)
-
-
-# ---------------------------------------------------------------------- watch
-
-
-@click.command()
-@click.option("--state", is_flag=True, help="Begin with how things are: head, every node, the rollout.")
-@json_option
-@pass_connection
-def watch(connection: Connection, *, state: bool, as_json: bool) -> None:
-    """What happens, one line an event, until Ctrl-C: revisions, what nodes make of them, rollouts.
-
-    \b
-    Examples:
-      eccfg watch
-      eccfg watch --json | jq -r 'select(.event == "node" and .node.state == "refused") | .node.name'
-    """
-    try:
-        with connection.connect() as client, stdout_bytes() as out:
-            for event in client.watch(state=state):
-                out.write(json_line(event_document(event)) if as_json else _event_line(event).encode() + b"\n")
-                out.flush()
-    except KeyboardInterrupt:
-        pass  # how watching is meant to end
-
-
-def event_document(event: pb.WatchResponse) -> Mapping[str, Any]:
-    """An event for scripts."""
-    kind = event.WhichOneof("event") or "unknown"
-    described: dict[str, Any] = {"schema": 1, "time": format_time(event.time_ns), "event": kind}
-    if kind == "revision":
-        described["revision"] = revision_document(event.revision)
-    elif kind == "node":
-        described["node"] = document(event.node)
-    elif kind == "rollout":
-        described["rollout"] = rollout_document(event.rollout)
-    return described
-
-
-def rollout_document(rollout: pb.RolloutState) -> dict[str, Any]:
-    """A rollout for scripts, as short as an event is."""
-    return {
-        "number": rollout.number,
-        "state": rollout.state,
-        "revision": rollout.revision,
-        "id": rollout.id,
-        "stage": rollout.stage,
-        "stages": list(rollout.stages),
-        "released": len(rollout.released),
-        "applied": len(rollout.applied),
-        "failed": list(rollout.failed),
-        "reason": rollout.reason or None,
-    }
-
-
-def _event_line(event: pb.WatchResponse) -> str:
-    when = format_time(event.time_ns)
-    return printable(f"{when}  {' '.join(_words(event))}")
-
-
-def _subject(revision: pb.Revision) -> str:
-    subject = revision.message.partition("\n")[0]
-    return f"{revision.author}: {subject}" if revision.author else UNREADABLE
-
-
-def _words(event: pb.WatchResponse) -> Iterator[str]:
-    kind = event.WhichOneof("event")
-    if kind == "revision":
-        yield f"{short(event.revision)} {_subject(event.revision)}"
-    elif kind == "node":
-        node = event.node
-        yield f"node {node.name}: {node.state.replace('_', ' ')}"
-        if node.about and node.about != node.revision:
-            yield f"r{node.about}, runs {f'r{node.revision}' if node.revision else 'nothing'}"
-        elif node.revision:
-            yield f"r{node.revision}"
-        if node.drift_count:
-            yield f"({node.drift_count} files differ)"
-        if node.error:
-            yield f"- {node.error}"
-    elif kind == "rollout":
-        rollout = event.rollout
-        yield f"rollout {rollout.number}: {rollout.state} r{rollout.revision}"
-        yield f"stage {rollout.stage + 1}/{len(rollout.stages)}, {len(rollout.applied)} of {rollout.nodes} nodes"
-        if rollout.reason:
-            yield f"- {rollout.reason}"
-    else:
-        yield "an event that this eccfg does not know"

@@ -1,5 +1,6 @@
 """``eccfg``'s reading commands against a real service: what people see, the JSON of the contract, exit codes."""
 
+import contextlib
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from jlogd.confrepo.model import SYMLINK, Commit, CommitId, File
 from jlogd.confrepo.repository import SIDE, Repository
 from managerd.eccfg.cli import cli
 from managerd.eccfg.commands import nodes as nodes_module
+from managerd.eccfg.commands import watching as watching_module
 from managerd.eccfg.commands.nodes import Awaited
 from managerd.v1 import config_pb2 as pb
 from tests.support.commandline import Outcome, runner
@@ -344,8 +346,9 @@ def test_which_nodes_run_it(said: pb.Node, *, missing: bool, failed: bool) -> No
     assert (bool(awaited.missing), bool(awaited.failures)) == (missing, failed)
 
 
-def test_watch_tells_one_line_an_event(m1: Hosted, eccfg: Eccfg) -> None:
-    """As it happens; when the manager stops, that is an error."""
+def test_watch_tells_one_line_an_event(m1: Hosted, eccfg: Eccfg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it happens; when nobody tells any more, that is an error."""
+    monkeypatch.setattr(watching_module, "GIVE_UP_S", 0.0)
     m1.commit({"global/a": "1"}, "First")
     m1.node("web1")
 
@@ -367,6 +370,63 @@ def test_watch_tells_one_line_an_event(m1: Hosted, eccfg: Eccfg) -> None:
         "operator:bob: Second", "node web1: applied r2",
         "node web1: refused r3, runs r2 - no",
     ]  # fmt: skip
+
+
+def test_watch_goes_on_when_its_manager_is_back(m1: Hosted, eccfg: Eccfg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and begins with how things are: what happened meanwhile is not lost."""
+    monkeypatch.setattr(watching_module, "RETRY_S", 0.05)
+    m1.commit({"global/a": "1"}, "First")
+
+    def happen() -> None:
+        m1.watched()
+        m1.do(stop_watching(m1))
+        m1.watched()
+        m1.commit({"global/a": "2"}, "Second")
+        m1.told(2)
+        monkeypatch.setattr(watching_module, "GIVE_UP_S", 0.0)
+        m1.do(stop_watching(m1))
+
+    later = threading.Thread(target=happen)
+    later.start()
+    watched = eccfg("watch")
+    later.join()
+    assert watched.code == 1
+    assert [line.split(": ")[-1] for line in watched.out.decode().splitlines()] == ["First", "Second"]
+    assert "note: this manager is stopping: watch again; trying again\n" in watched.err
+    assert f"note: {m1.served.address} answers: this is how things are now\n" in watched.err
+
+
+def test_watch_goes_on_at_another_manager(
+    tmp_path: Path, eccfg: Eccfg, m1: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the first one dies; when none is left, it ends with 1."""
+    monkeypatch.setattr(watching_module, "RETRY_S", 0.05)
+    m1.commit({"global/a": "1"}, "Of the second manager")
+    (tmp_path / "first").mkdir()
+    first = contextlib.ExitStack()
+    dies = first.enter_context(Hosted(tmp_path / "first"))
+
+    def happen() -> None:
+        dies.watched()
+        first.close()
+        m1.watched()
+        monkeypatch.setattr(watching_module, "GIVE_UP_S", 0.0)
+        m1.do(stop_watching(m1))
+
+    later = threading.Thread(target=happen)
+    later.start()
+    watched = eccfg("--manager", m1.served.address, "watch", at=dies.served.address)
+    later.join()
+    assert watched.code == 1
+    assert "Of the second manager" in watched.out.decode()
+    assert f"note: {m1.served.address} answers" in watched.err
+
+
+def test_watch_without_a_manager_ends_at_once(eccfg: Eccfg) -> None:
+    """An address that is off is no manager that went away."""
+    nobody = eccfg("watch", at="127.0.0.1:1")
+    assert (nobody.code, nobody.out) == (1, b"")
+    assert "trying again" not in nobody.err
 
 
 async def stop_watching(m1: Hosted) -> None:

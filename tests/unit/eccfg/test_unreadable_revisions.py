@@ -62,6 +62,7 @@ def test_lists_have_them_without_author_and_message(
         await m1.served.service.end(1.0)
         await m1.served.service.begin()
 
+    monkeypatch.setattr("managerd.eccfg.commands.watching.GIVE_UP_S", 0.0)
     commits = threading.Thread(target=later)
     commits.start()
     watch = eccfg(*words, "watch")
