@@ -216,14 +216,14 @@ class Client:
         request = pb.ExplainRequest(path=path, key=key, node=node, revision=revision)
         return self._call(lambda: self._stub.Explain(request, timeout=BULK_S))
 
-    def effective(self, node: str, *, revision: str = "") -> tuple[pb.Revision, Iterator[EffectiveFile]]:
-        """The node's view, file by file as they come."""
+    def effective(self, node: str, *, revision: str = "") -> tuple[pb.EffectiveResponse, Iterator[EffectiveFile]]:
+        """How the answer begins, and the node's view, file by file as they come."""
         request = pb.EffectiveRequest(node=node, revision=revision)
         answers = self._stream(lambda: self._stub.Effective(request, timeout=BULK_S))
         first = next(answers, None)
         if first is None or first.WhichOneof("message") != "revision":
             raise DamageError(f"{self.address} answered a view without its revision")
-        return first.revision, self._view(answers)
+        return first, self._view(answers)
 
     def _view(self, answers: Iterator[pb.EffectiveResponse]) -> Iterator[EffectiveFile]:
         files = (

@@ -58,14 +58,17 @@ class Seeing:
         return scope if self._parts.targets.may_be_of(scope.node, scope.subcluster) else Scope(DEFAULT, scope.node)
 
     async def scope_of(self, node: str) -> Scope:
-        """The layers of any node: of its subcluster as it said, else as the tree has it, else "default".
+        """The layers of any node; of one that nobody has heard of, as it would be in "default". RefusedError."""
+        return Scope(await self.subcluster_of(node) or DEFAULT, node)
+
+    async def subcluster_of(self, node: str) -> str | None:
+        """As the node said, else as the tree has it; None: nobody has heard of it.
 
         RefusedError for what is no node's name.
         """
         check_node(node)
         entry = self._parts.registry.get(node)
         if entry is not None:
-            return Scope(entry.subcluster, node)
+            return entry.subcluster
         head = self._parts.store.head()
-        found = await self._parts.store.read(lambda repository: subcluster_in_tree(repository, head, node))
-        return Scope(found or DEFAULT, node)
+        return await self._parts.store.read(lambda repository: subcluster_in_tree(repository, head, node))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from jlogd.confrepo.model import FILE_BYTES_MAX, Commit, Revision, Scope
+from jlogd.confrepo.model import DEFAULT, FILE_BYTES_MAX, Commit, Revision, Scope
 from jlogd.confrepo.repository import Repository
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.clock import SYSTEM, Clock
@@ -184,27 +184,29 @@ class ConfigService:
 
     async def explain(self, call: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """``ConfigService.Explain``."""
-        gate, scope = await self._seeing.gate(call.caller), await self._seeing.scope_of(request.node)
+        gate, found = await self._seeing.gate(call.caller), await self._seeing.subcluster_of(request.node)
+        scope = Scope(found or DEFAULT, request.node)
 
         def find(repository: Repository) -> pb.ExplainResponse:
             commit = repository.resolve(request.revision)
             keys = explaining.explain(
                 repository, commit, gate, scope, request.path, request.key, clock=self._parts.clock
             )
-            return pb.ExplainResponse(keys=keys, revision=self._brief(commit))
+            return pb.ExplainResponse(keys=keys, revision=self._brief(commit), unheard_of=found is None)
 
         return await self._seeing.read(find)
 
     async def effective(self, call: Call, request: pb.EffectiveRequest) -> None:
         """``ConfigService.Effective``."""
-        gate, scope = await self._seeing.gate(call.caller), await self._seeing.scope_of(request.node)
+        gate, found = await self._seeing.gate(call.caller), await self._seeing.subcluster_of(request.node)
+        scope = Scope(found or DEFAULT, request.node)
 
         def find(repository: Repository) -> tuple[pb.Revision, reading.Plan]:
             commit = repository.resolve(request.revision)
             return self._brief(commit), reading.plan_of(repository, commit, scope)
 
         revision, plan = await self._seeing.read(find)
-        await call.write(pb.EffectiveResponse(revision=revision))
+        await call.write(pb.EffectiveResponse(revision=revision, unheard_of=found is None))
         paths, first = sorted(plan), 0
         while first < len(paths):
             files = await self._seeing.read(partial(reading.view_files, gate=gate, plan=plan, paths=paths, first=first))

@@ -751,6 +751,9 @@ class ExplainResponse(_message.Message):
 
     KEYS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    UNHEARD_OF_FIELD_NUMBER: _builtins.int
+    unheard_of: _builtins.bool
+    """The node never attached, and has no directory in the repository: shown as it would be in subcluster "default"."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedKey]:
         """Empty keys for a file that is not TOML, YAML or JSON: then one with an empty key, for the whole file."""
@@ -762,10 +765,11 @@ class ExplainResponse(_message.Message):
         *,
         keys: _abc.Iterable[Global___ExplainedKey] | None = ...,
         revision: Global___Revision | None = ...,
+        unheard_of: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "revision", b"revision", "unheard_of", b"unheard_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,8 +838,11 @@ class EffectiveResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     PIECE_FIELD_NUMBER: _builtins.int
+    UNHEARD_OF_FIELD_NUMBER: _builtins.int
     piece: _builtins.bytes
     """The next piece of the last file's content; at most 1 MiB."""
+    unheard_of: _builtins.bool
+    """With `revision`; as in ExplainResponse."""
     @_builtins.property
     def revision(self) -> Global___Revision:
         """First."""
@@ -848,10 +855,11 @@ class EffectiveResponse(_message.Message):
         revision: Global___Revision | None = ...,
         file: Global___EffectiveFile | None = ...,
         piece: _builtins.bytes = ...,
+        unheard_of: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "message", b"message", "piece", b"piece", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "message", b"message", "piece", b"piece", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "message", b"message", "piece", b"piece", "revision", b"revision", "unheard_of", b"unheard_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["revision", "file", "piece"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from jlogd.confrepo import model as m
-from jlogd.render import format_bytes, json_option, print_json, print_table, printable, stdout_bytes
+from jlogd.render import format_bytes, json_option, note, print_json, print_table, printable, stdout_bytes
 from jlogd.runtime.arguments import format_time
 from jlogd.runtime.errors import RefusedError
 from managerd.eccfg import difference
@@ -131,6 +131,7 @@ def explain(connection: Connection, *, file: str, key: str, node: str, revision:
     """
     with connection.connect() as client:
         found = client.explain(file, key, node=node, revision=revision)
+    _note_unheard_of(node, found)
     if key and not found.keys:
         raise RefusedError(f"{file} of node {node} has no key {key}")
     if as_json:
@@ -151,6 +152,12 @@ def explain(connection: Connection, *, file: str, key: str, node: str, revision:
         for each in found.keys
     ]
     print_table(("key", "value", "layer", "revision"), rows)
+
+
+def _note_unheard_of(node: str, answer: pb.ExplainResponse | pb.EffectiveResponse) -> None:
+    """Its name may be mistyped; it may also be a node that is still to come."""
+    if answer.unheard_of:
+        note(f"note: never heard of node {node}: shown as it would be in subcluster {m.DEFAULT}")
 
 
 def _value(key: pb.ExplainedKey) -> str | None:
@@ -175,8 +182,10 @@ def effective(connection: Connection, *, node: str, revision: str, as_json: bool
       eccfg effective --node web1 --revision r12 --json | jq -r '.files[].path'
     """
     with connection.connect() as client:
-        at, files = client.effective(node, revision=revision)
+        first, files = client.effective(node, revision=revision)
         listed = [(file.path, file.mode, len(file.content), file.layers) for file in files]
+    _note_unheard_of(node, first)
+    at = first.revision
     if as_json:
         documents = [
             {"path": path, "mode": f"{mode:06o}", "bytes": size, "layers": list(layers)}

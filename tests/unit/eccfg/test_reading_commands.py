@@ -202,6 +202,23 @@ def test_effective(m1: Hosted, eccfg: Eccfg) -> None:
     assert b"app.toml" in eccfg("effective", "--node", "web2").out
 
 
+@pytest.mark.parametrize("words", [("explain", "app.toml"), ("effective",)])
+def test_a_node_that_nobody_has_heard_of_is_shown_as_it_would_be(
+    m1: Hosted, eccfg: Eccfg, words: tuple[str, ...]
+) -> None:
+    """With a note, as the name may be mistyped; one that has a directory, or attached once, is known."""
+    m1.commit(APP)
+    m1.node("web2")
+    m1.do(gone(m1, "web2"))
+    shown = eccfg(*words, "--node", "web9")
+    assert (shown.code, shown.err) == (
+        0, "note: never heard of node web9: shown as it would be in subcluster default\n",
+    )  # fmt: skip
+    assert "global" in shown.out.decode()
+    assert eccfg(*words, "--node", "web9", "--json").err == shown.err
+    assert [eccfg(*words, "--node", known).err for known in ("web1", "web2")] == ["", ""]
+
+
 # ---------------------------------------------------------------------- nodes, wait, watch
 
 
