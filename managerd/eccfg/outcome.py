@@ -9,7 +9,7 @@ unconfirmed   r12 1a2b3c4d, a note on stderr    7
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -37,9 +37,11 @@ def report(response: pb.CommitResponse, *, as_json: bool, conflict_hint: str = I
         return 0
     if outcome == _Outcome.OUTCOME_GOOD:
         merged = " after a merge with what changed there meanwhile" if response.merged else ""
-        _say(f"good{merged}: a commit would be accepted", {"ok": True, "faults": []}, as_json=as_json)
-        if response.held and not as_json:
-            note(f"note: {printable(response.held)}")
+        document = {"ok": True, "faults": [], "notes": list(response.notes)}
+        _say(f"good{merged}: a commit would be accepted", document, as_json=as_json)
+        if not as_json:
+            _tell([response.held] if response.held else [])
+            _tell(response.notes)
         return 0
     if outcome == _Outcome.OUTCOME_REFUSED:
         return _refused(response, as_json=as_json)
@@ -66,6 +68,7 @@ def _committed(response: pb.CommitResponse, *, as_json: bool) -> int:
         "confirmed": confirmed,
         "merged": response.merged,
         "held": response.held or None,
+        "notes": list(response.notes),
     }
     _say(short(response.revision), document, as_json=as_json)
     if not as_json:
@@ -73,12 +76,18 @@ def _committed(response: pb.CommitResponse, *, as_json: bool) -> int:
             note("note: merged with what others committed meanwhile; 'eccfg show' has the result")
         if response.held:
             note(f"note: not sent to all nodes at once: {printable(response.held)}")
+        _tell(response.notes)
         if not confirmed:
             note(
                 "note: stored, but not on enough managers yet: nodes get it once it is; "
                 "'eccfg status' shows which manager is missing"
             )
     return 0 if confirmed else DeadlineError.exit_code
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for each in notes:
+        note(f"note: {printable(each)}")
 
 
 def _say(text: str, document: dict[str, Any], *, as_json: bool) -> None:

@@ -39,7 +39,10 @@ class CommitRequest:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of it. ``commit``: the revision that was made, or head when none was needed. ``paths``: changed."""
+    """What became of it. ``commit``: the revision that was made, or head when none was needed.
+
+    ``paths``: changed. ``notes``: what people should know although it is accepted.
+    """
 
     outcome: Outcome
     commit: Commit | None = None
@@ -49,6 +52,7 @@ class Result:
     prepared: bytes = b""
     held: str = ""
     merged: bool = False
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Prepared:
     paths: tuple[str, ...]
     settles: tuple[str, ...] = ()
     merged: bool = False
+    notes: Sequence[str] = ()
 
 
 class PreparedOnes:

@@ -8,6 +8,7 @@ objects that nobody names.
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from jlogd.confrepo.merge import merge_changes
@@ -27,6 +28,7 @@ JOINED: Final = "refs/jlogd/joined/"  # tips of lines that were joined, and of s
 
 Updates: TypeAlias = "dict[str, tuple[CommitId | None, CommitId | None]]"
 Hold: TypeAlias = Callable[[Repository, Commit, Sequence[str]], "str | None"]  # see Targets.hold
+Notes: TypeAlias = Callable[[Candidate], Sequence[str]]
 Judge: TypeAlias = Callable[[Candidate, str, str], "list[Fault]"]  # of the candidate, author, message
 
 
@@ -39,15 +41,17 @@ class Committer:
         *,
         signer: Signer,
         judge: Judge,
+        notes: Notes,
         rules: Callable[[Commit | None], Rules],
         hold: Hold | None,
         clock: Clock,
     ) -> None:
-        """``judge``: what is wrong with a tree. ``rules``: the rights at a revision."""
+        """``judge``: what is wrong with a tree. ``notes``: what people should know of it. ``rules``: at a revision."""
         self._hold = hold
         self._repository = repository
         self._signer = signer
         self._judge = judge
+        self._notes = notes
         self._rules = rules
         self._clock = clock
         self._prepared = PreparedOnes()
@@ -77,15 +81,19 @@ class Committer:
         faults = self._judge(candidate, author, message)
         if faults:
             return Result(Outcome.REFUSED, faults=permit.shown(faults, candidate.changes), merged=made.merged)
+        if scope is None:  # a node hears nothing of others
+            made = replace(made, notes=self._notes(candidate))
         return self._accept(request, candidate, made, settling)
 
     def _accept(self, request: CommitRequest, candidate: Candidate, made: Prepared, settling: Updates) -> Result:
         if request.dry_run:
-            return Result(Outcome.GOOD, paths=made.paths, merged=made.merged)
+            return Result(Outcome.GOOD, paths=made.paths, merged=made.merged, notes=made.notes)
         draft = self._draft(candidate, made.author, made.message)
         if request.prepare:
             self._prepared.add(draft, made)
-            return Result(Outcome.PREPARED, paths=made.paths, prepared=draft.content, merged=made.merged)
+            return Result(
+                Outcome.PREPARED, paths=made.paths, prepared=draft.content, merged=made.merged, notes=made.notes
+            )
         return self._store(draft, made, b"", settling)
 
     def publish(self, content: bytes, signature: bytes, author: str) -> Result:
@@ -187,15 +195,14 @@ class Committer:
         commit_id, commit = repository.seal(draft.content, signature)
         repository.store.add([*draft.objects, commit])
         parent = repository.commit(draft.parent) if draft.parent is not None else None
-        return self._advance(parent, repository.commit(commit_id), made.paths, settling, merged=made.merged)
+        result = self._advance(parent, repository.commit(commit_id), made.paths, settling)
+        return replace(result, merged=made.merged, notes=made.notes)
 
-    def _advance(
-        self, head: Commit | None, new: Commit, paths: Sequence[str], settling: Updates, *, merged: bool = False
-    ) -> Result:
+    def _advance(self, head: Commit | None, new: Commit, paths: Sequence[str], settling: Updates) -> Result:
         """The moment it counts. What nodes do not get at once is on the disk as held back before it is visible."""
         held = self._hold(self._repository, new, paths) if self._hold is not None else None
         self._repository.advance({MAIN: (head.id if head is not None else None, new.id), **settling})
-        return Result(Outcome.COMMITTED, commit=new, paths=paths, held=held or "", merged=merged)
+        return Result(Outcome.COMMITTED, commit=new, paths=paths, held=held or "")
 
     # ------------------------------------------------------------------ side branches
 

@@ -111,6 +111,7 @@ class Committing:
             prepared=result.prepared,
             held=result.held,
             merged=result.merged,
+            notes=result.notes,
         )
         if result.commit is not None:
             paths, own = gate.readable(result.paths), result.commit.author == who.identity  # else nothing was changed

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,6 +26,7 @@ from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import JlogdError, RefusedError, StorageError, UnavailableError
 from jlogd.runtime.fs import OS, FileSystem
 from jlogd.runtime.rpc import TlsFiles
+from managerd.ecconfigd import placement
 from managerd.ecconfigd.access import Rules
 from managerd.ecconfigd.change import CommitRequest, Outcome, Result
 from managerd.ecconfigd.checks import Checks
@@ -74,6 +76,7 @@ class Store:
         self._alone = writer and replicas_min == 1  # then what is on our disk is confirmed
         self._signer = Signer(tls, fs=fs)
         self._judge = Judge(nodes, checks)
+        self._notes = partial(placement.notes, nodes=nodes)
         self._fs = fs
         self._clock = clock
         self._owner = ThreadPoolExecutor(1, "config-owner")
@@ -203,6 +206,7 @@ class Store:
             repository,
             signer=self._signer,
             judge=self._judge,
+            notes=self._notes,
             rules=self._rules_at,
             hold=self.hold,
             clock=self._clock,

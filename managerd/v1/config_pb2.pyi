@@ -364,6 +364,7 @@ class CommitResponse(_message.Message):
     PREPARED_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     MERGED_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     outcome: Global___CommitResponse.Outcome.ValueType
     prepared: _builtins.bytes
     """The commit object's content without a signature (git's format, without the object header)."""
@@ -377,6 +378,10 @@ class CommitResponse(_message.Message):
     def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]: ...
     @_builtins.property
     def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Conflict]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the author should know of the result although it is accepted, for people; at most 21."""
+
     def __init__(
         self,
         *,
@@ -387,10 +392,11 @@ class CommitResponse(_message.Message):
         prepared: _builtins.bytes = ...,
         held: _builtins.str = ...,
         merged: _builtins.bool = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "faults", b"faults", "held", b"held", "merged", b"merged", "outcome", b"outcome", "prepared", b"prepared", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "faults", b"faults", "held", b"held", "merged", b"merged", "notes", b"notes", "outcome", b"outcome", "prepared", b"prepared", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

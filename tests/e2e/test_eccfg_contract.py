@@ -26,7 +26,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 ID = re.compile(r"[0-9a-f]{40}")
 STATES = {"pending", "applied", "refused", "rolled_back", "offline"}
 
-COMMITTED = {"schema": int, "revision": int, "id": str, "confirmed": bool, "merged": bool, "held": (str, NULL)}
+COMMITTED = {
+    "schema": int, "revision": int, "id": str, "confirmed": bool, "merged": bool, "held": (str, NULL), "notes": list,
+}  # fmt: skip
 REVISION = {
     "revision": int, "id": str, "author": str, "time": str, "message": str, "paths": list, "path_count": int,
     "signer": (str, NULL), "confirmed": bool,
@@ -305,7 +307,7 @@ def test_a_working_copy(eccfg: Eccfg, tmp_path: Path) -> None:
         holds(difference, {"path": str, "status": str, "keys": (list, NULL), "lines": list})
     for difference in eccfg("diff", "r1", "HEAD", "--node", "web1", "--json", at=copy).json()["differences"]:
         holds(difference, {"path": str, "status": str, "keys": (list, NULL), "lines": list})
-    assert eccfg("check", "--json", at=copy).json() == {"schema": 1, "ok": True, "faults": []}
+    assert eccfg("check", "--json", at=copy).json() == {"schema": 1, "ok": True, "faults": [], "notes": []}
     (copy / "global/bad.json").write_text("{")
     assert eccfg("add", "global/bad.json", at=copy).code == 0
     error(eccfg("check", "--json", at=copy), 6, "refused")

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import grpc.aio
 
 from jlogd.attach.messages import Report
-from jlogd.confrepo.model import Commit, CommitId, File, Revision, Serial
+from jlogd.confrepo.model import Commit, CommitId, File, Revision, Scope, Serial
 from jlogd.confrepo.repository import MAIN, Repository
 from jlogd.runtime.certificates import DenyList
 from jlogd.runtime.clock import SYSTEM, Clock
@@ -107,8 +107,11 @@ async def serving(
 ) -> AsyncIterator[Served]:  # fmt: skip
     """A manager's service on loopback; ``stub`` calls it with ``who``'s certificate."""
     is_writer = manager == writer
-    store = Store(home / "config.git", manager=manager, writer=is_writer, replicas_min=replicas_min, tls=tls)
     registry = Registry(home / NODES_FILE, manager=manager, clock=clock)
+    store = Store(
+        home / "config.git", manager=manager, writer=is_writer, replicas_min=replicas_min, tls=tls,
+        nodes=lambda: [Scope(node.subcluster, node.name) for node in registry.snapshot()],
+    )  # fmt: skip
     targets = Targets(store)
     store.hold = targets.hold
     replication = Replication(store, manager=manager, writer=writer, peers=peers, replicas_min=replicas_min, tls=tls)
