@@ -112,6 +112,7 @@ class LiveAttach:
         self._room = asyncio.Semaphore(PIECES_MAX)
         self._packing: asyncio.Task[None] | None = None
         self._error: str | None = None
+        self._proven = ""  # the node that its certificate says it is, once it says so itself
 
     async def run(self, context: Context) -> None:
         """Until the session is over."""
@@ -184,6 +185,8 @@ class LiveAttach:
     def _hello(self, hello: AttachHello) -> None:
         parts, denied = self._parts, self._parts.deny.denies(self.peer.fingerprint)
         peer = Peer(self.peer.role, self.peer.name, self.peer.address, denied)
+        if peer.role == "node" and peer.name == hello.node and not denied:
+            self._proven = hello.node
         other, returned = parts.claims.other(hello)
         home, stranger = None, False
         if is_name(hello.node):
@@ -231,11 +234,20 @@ class LiveAttach:
 
     def _refuse(self, refusal: Refusal) -> None:
         self._error = f"{refusal.reason}: {refusal.message}"
-        level = logging.INFO if refusal.reason in (Reason.STOPPING, Reason.SUPERSEDED) else logging.ERROR
+        expected = refusal.reason in (Reason.STOPPING, Reason.SUPERSEDED)
+        level = logging.INFO if expected else logging.ERROR
         log.log(level, "%s: attach session ended: %s", self.peer.address, self._error)
         if self._parts.metrics is not None:
             self._parts.metrics.count(REFUSALS, 1, refusal.reason)
         self._speaker.say(refusal)
+        if self._proven and not expected:
+            self._remember(self._error)
+
+    def _remember(self, why: str) -> None:
+        """For people who see it offline; what another machine under its name was told is nothing about it."""
+        entry = self._parts.registry.get(self._proven)
+        if entry is not None and (self._core.node or not entry.attached):
+            self._parts.registry.refused(self._proven, why)
 
     def _leave(self) -> None:
         if self._core.state is not at.State.ENDED:

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from jlogd.attach.messages import Report, check_report
+from jlogd.attach.messages import ERROR_MAX, Report, check_report
 from jlogd.forward.messages import ProtocolError
 from jlogd.runtime.clock import SYSTEM, Clock
 from jlogd.runtime.errors import RefusedError
@@ -90,6 +90,12 @@ class Registry:
     def detached(self, name: str) -> None:
         """Its session with us is over."""
         self.lost(self._manager, name)
+
+    def refused(self, name: str, why: str) -> None:
+        """We do not let it attach; remembered until it does. Nothing happens for a node that nobody knows."""
+        old = self.get(name)
+        if old is not None:
+            self._put(old, replace(old, refusal=why[:ERROR_MAX]))
 
     def seen(self, manager: str, name: str, sighting: Sighting) -> None:
         """That manager has a session with the node, which says so. RefusedError when there are too many nodes."""
@@ -214,6 +220,7 @@ def _row(entry: NodeEntry) -> dict[str, Any]:
         "changed_ns": entry.changed_ns,
         "via": entry.via,
     }
+    row |= {"refusal": entry.refusal} if entry.refusal else {}
     return row | ({"report": asdict(entry.report)} if entry.report is not None else {})
 
 
@@ -250,4 +257,5 @@ def _entry(row: dict[str, Any]) -> NodeEntry:
         changed_ns=int(row["changed_ns"]),
         report=report,
         via=via,
+        refusal=str(row.get("refusal", ""))[:ERROR_MAX],
     )

@@ -43,6 +43,7 @@ class NodeEntry:
     report: Report | None = None
     via: tuple[str, ...] = ()  # managers that it is attached to, or was last
     fresh: bool = False  # it said ``report`` since it attached
+    refusal: str = ""  # what a manager said to it last, if that was no; empty once it attaches
 
     @property
     def state(self) -> NodeState:
@@ -74,7 +75,9 @@ class NodeEntry:
 
     @property
     def error(self) -> str:
-        """Why it is refused or rolled back; empty otherwise."""
+        """Why it cannot attach, else why it is refused or rolled back; empty otherwise."""
+        if self.refusal and not self.attached:
+            return self.refusal
         return self.report.error if self.report is not None else ""
 
     @property
@@ -105,6 +108,7 @@ def merged(old: NodeEntry, before: Sightings, after: Sightings, teller: str, now
         report=report,
         via=tuple(sorted(after)) or old.via,
         fresh=newest is not None and (last is not None or old.fresh),
+        refusal="" if last is not None else old.refusal,
     )
 
 

@@ -252,6 +252,28 @@ def test_names_that_are_not_the_nodes(fleet: Bench, attach: Attach) -> None:
     heard.next("attached")
 
 
+def test_why_a_known_node_is_refused_is_shown_of_it(fleet: Bench, attach: Attach) -> None:
+    """Its directory moved while it was away. Nobody can say anything of it without its certificate."""
+    manager = AttachManager(fleet)
+    heard = Heard()
+    first = attach(manager.address, heard, name="c", subcluster="db")
+    heard.next("attached")
+    first.stop(DEADLINE_S)
+    until(lambda: [entry.state for entry in manager.registry.snapshot()] == ["offline"])
+    fleet.issue("node", "b")
+    refused(attach(manager.address, Heard(), name="c", tls=files(fleet.pki, "b")), "name_mismatch")
+    assert [entry.error for entry in manager.registry.snapshot()] == [""]
+    manager.targets.homes["c"] = "bd"
+    second = attach(manager.address, Heard(), name="c", subcluster="db")
+    refused(second, "name_mismatch")
+    (entry,) = manager.registry.snapshot()
+    assert (entry.state, "the repository has it in bd" in entry.error) == ("offline", True)
+    second.stop(DEADLINE_S)
+    del manager.targets.homes["c"]
+    attach(manager.address, heard, name="c", subcluster="db")
+    until(lambda: [(one.attached, one.error) for one in manager.registry.snapshot()] == [(True, "")])
+
+
 def test_a_denied_certificate_at_start_and_while_it_is_used(fleet: Bench, attach: Attach) -> None:
     """Live sessions are cut off within seconds, new ones refused; the node is shown as offline."""
     manager = AttachManager(fleet)

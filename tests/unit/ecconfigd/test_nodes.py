@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jlogd.attach.messages import ERROR_MAX
 from jlogd.runtime.clock import ManualClock
 from jlogd.runtime.errors import RefusedError
 from jlogd.runtime.fs import OS, FileSystem
@@ -52,6 +53,28 @@ def test_a_node_comes_reports_goes(tmp_path: Path) -> None:
     one.attached("a", "db")
     assert (entry(one).subcluster, entry(one).state, entry(one).recipient) == ("db", "rolled_back", "")
     assert len(seen) == 3
+
+
+def test_why_a_node_cannot_attach_is_shown_until_it_does(tmp_path: Path) -> None:
+    """Instead of what it said last; over a restart; not without bound; told once to who follows; of no stranger."""
+    one = registry(tmp_path)
+    one.refused("a", "name_mismatch: nobody knows it")
+    assert one.snapshot() == []
+    one.attached("a", "web")
+    one.report("a", report(3, "rolled_back", error="no"))
+    one.detached("a")
+    seen: list[NodeEntry] = []
+    one.subscribe(seen.append)
+    for _ in range(2):
+        one.refused("a", "name_mismatch: " + "x" * 10_000)
+    assert [(len(each.error), each.state) for each in seen] == [(ERROR_MAX, "offline")]
+    one.save()
+    again = registry(tmp_path)
+    assert entry(again).error.startswith("name_mismatch: x")
+    again.seen("m2", "a", Sighting("web", "", 5))
+    assert (entry(again).error, entry(again).refusal) == ("no", "")
+    again.lost_but("m2")
+    assert entry(again).error == "no"
 
 
 def test_what_we_see_ourselves_is_told_apart(tmp_path: Path) -> None:
