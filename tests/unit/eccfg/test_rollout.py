@@ -1,5 +1,6 @@
 """``eccfg rollout`` against a real ConfigService in this process."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,8 +58,9 @@ def said(hosted: Hosted, node: str, state: str = "applied", error: str = "") -> 
     """``node`` says that of r2."""
 
     async def target() -> str:
-        found = hosted.served.parts.targets.target(node, "web")
-        assert found is not None
+        async with asyncio.timeout(10):  # what nodes are told follows the rollout's commit a moment later
+            while (found := hosted.served.parts.targets.target(node, "web")) is None or found.revision != 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
         return found.id
 
     hosted.node(node, report(2, state, commit_id=hosted.do(target()), error=error, serial=100))
