@@ -138,9 +138,12 @@ def test_a_revision_that_cuts_the_node_off_reverts_by_itself(fleet: Fleet, tmp_p
 
 
 def test_a_cut_that_comes_after_the_confirmation_reverts_too(fleet: Fleet) -> None:
-    """As with a firewall that lets established connections live for a moment."""
+    """As with a firewall that lets established connections live for a moment.
+
+    The timeout is above the node's longest back-off: else the managers count as having been away.
+    """
     manager = fleet.manager("m1", config='writer = "m1"')
-    node = fleet.node("n1", [], [manager], config='confirm_timeout = "2s"')
+    node = fleet.node("n1", [], [manager], config='confirm_timeout = "7s"')
     manager.start()
     manager.ready()
     relay = Relay(manager.address)
